@@ -1,0 +1,179 @@
+"""One connection to NATS: reconnects for ever, publishes with acknowledgement, asks.
+
+nats-py is used below its JetStream layer here, because that layer makes a new future, a token and a `wait_for` for each
+request (25 us a message, reference: nats.py #541). All wire code of ours is in this module, `streams` and `subscription`.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from bus.errors import Unavailable
+
+log = logging.getLogger("labledger.bus")
+
+#: JetStream's own error codes (`err_code`) that we act upon.
+WRONG_LAST_SEQUENCE = 10071
+WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164
+DUPLICATE_IN_BATCH = 10201
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """How a role signs in. `inbox_prefix` keeps one role from reading another's replies."""
+
+    user: str | None = None
+    password: str | None = None
+    inbox_prefix: str = "_INBOX"
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What the server answered to a publish: a sequence, or an error code with words."""
+
+    seq: int = 0
+    duplicate: bool = False
+    err_code: int = 0
+    error: str = ""
+
+
+class Bus:
+    """A connection with one reply subscription for all its acknowledgements."""
+
+    def __init__(self, nc: Client, name: str) -> None:
+        self.nc = nc
+        self.name = name
+        self._prefix = ""
+        self._token = 0
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+
+    async def start(self) -> None:
+        inbox = self.nc.new_inbox()
+        self._prefix = inbox + "."
+        await self.nc.subscribe(inbox + ".*", cb=self._on_reply)
+
+    async def _on_reply(self, msg: Msg) -> None:
+        future = self._waiting.pop(msg.subject, None)
+        if future is not None and not future.done():
+            future.set_result(msg)
+
+    async def request(
+        self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, timeout_s: float = 5.0
+    ) -> Msg:
+        """Publish and wait for the one reply. Raises `Unavailable` when none comes in time."""
+        self._token += 1
+        reply = f"{self._prefix}{self._token}"
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Msg] = loop.create_future()
+        self._waiting[reply] = future
+        timer = loop.call_later(timeout_s, self._give_up, reply)
+        try:
+            await self.nc.publish(subject, body, reply=reply, headers=headers)  # type: ignore[arg-type]
+            msg = await future
+        except NatsError as error:
+            raise Unavailable(f"NATS did not take a message for {subject}: {error!r}") from error
+        finally:
+            timer.cancel()
+            self._waiting.pop(reply, None)
+        if not msg.data and msg.headers and msg.headers.get("Status") == "503":
+            raise Unavailable(f"nobody listens on {subject}: the stream does not exist (yet), or has no leader")
+        return msg
+
+    def _give_up(self, reply: str) -> None:
+        future = self._waiting.pop(reply, None)
+        if future is not None and not future.done():
+            future.set_exception(Unavailable("NATS did not answer in time"))
+
+    async def publish(
+        self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, timeout_s: float = 5.0
+    ) -> Ack:
+        """Publish into a stream and wait until it is stored (or refused: see `Ack.err_code`)."""
+        return parse_ack((await self.request(subject, body, headers, timeout_s)).data)
+
+    async def send(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Publish without waiting for an answer."""
+        try:
+            await self.nc.publish(subject, body, headers=headers)  # type: ignore[arg-type]
+        except NatsError as error:
+            raise Unavailable(f"NATS did not take a message for {subject}: {error!r}") from error
+
+    async def api(self, verb: str, body: Mapping[str, Any] | None = None, timeout_s: float = 5.0) -> dict[str, Any]:
+        """A request to the JetStream API; the answer as it came, errors included under "error"."""
+        msg = await self.request(f"$JS.API.{verb}", json.dumps(body).encode() if body else b"", timeout_s=timeout_s)
+        return json.loads(msg.data)
+
+    async def close(self) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unavailable("the connection was closed"))
+        self._waiting.clear()
+        await self.nc.close()
+
+
+def parse_ack(data: bytes) -> Ack:
+    answer = json.loads(data)
+    error = answer.get("error")
+    if error:
+        return Ack(err_code=int(error.get("err_code", 0)), error=str(error.get("description", "")))
+    return Ack(seq=int(answer["seq"]), duplicate=bool(answer.get("duplicate")))
+
+
+async def connect(
+    url: str | list[str], name: str, credentials: Credentials | None = None, *, first_try_s: float = 30.0
+) -> Bus:
+    """Connect, and keep reconnecting for ever once connected.
+
+    While no server is there, publishes are buffered up to 2 MB and requests time out as `Unavailable`.
+    Raises `Unavailable` when no server answers within `first_try_s`, or when it refuses the credentials.
+    """
+    credentials = credentials or Credentials()
+
+    async def on_error(error: Exception) -> None:
+        log.warning("%s: %s", name, error or type(error).__name__)
+
+    async def on_disconnect() -> None:
+        log.warning("%s: connection to NATS lost", name)
+
+    async def on_reconnect() -> None:
+        log.warning("%s: connected to NATS again", name)
+
+    deadline = asyncio.get_running_loop().time() + first_try_s
+    options: dict[str, Any] = {}
+    if credentials.user:
+        options = {"user": credentials.user, "password": credentials.password}
+    while True:
+        nc = Client()
+        try:
+            await nc.connect(
+                url,
+                name=name,
+                error_cb=on_error,
+                disconnected_cb=on_disconnect,
+                reconnected_cb=on_reconnect,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]
+                allow_reconnect=False,
+                connect_timeout=2,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                inbox_prefix=credentials.inbox_prefix,
+                **options,
+            )
+            break
+        except (NatsError, OSError, TimeoutError) as error:
+            if asyncio.get_running_loop().time() > deadline or isinstance(error, nats.errors.AuthorizationError):
+                raise Unavailable(f"cannot connect to NATS at {url}: {error}") from error
+            await asyncio.sleep(0.1)
+    # Only from here on: during the first connect nats-py would retry silently for ever.
+    nc.options["allow_reconnect"] = True
+    bus = Bus(nc, name)
+    await bus.start()
+    return bus

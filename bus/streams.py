@@ -1,0 +1,137 @@
+"""The streams, with their whole configuration. Only the provisioner creates or changes them.
+
+EVT is the truth and cannot be thinned out: no limits, `discard: new`, `deny_delete`, `deny_purge`. `provision` refuses to
+touch a stream whose protection differs from ours; it never loosens anything.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bus.connection import Bus
+from bus.errors import BusError, Unavailable
+
+HOUR_NS = 3600 * 1_000_000_000
+VERSION = "1"
+
+EVT, CMD, TIM, SNAP, PARK, OUT, BEAT = "EVT", "CMD", "TIM", "SNAP", "PARK", "OUT", "BEAT"
+
+#: A command larger than this is refused by the server with words (err_code 10054).
+MAX_COMMAND_BYTES = 512 * 1024
+
+_FILE: dict[str, Any] = {"storage": "file", "retention": "limits", "allow_direct": True, "discard": "old"}
+
+STREAMS: dict[str, dict[str, Any]] = {
+    EVT: _FILE
+    | {
+        "subjects": ["evt.>"],
+        "description": "the truth: one literal subject for each aggregate",
+        "discard": "new",
+        "deny_delete": True,
+        "deny_purge": True,
+        "allow_atomic": True,
+        "allow_batched": True,
+        "duplicate_window": HOUR_NS,
+        "compression": "s2",
+    },
+    CMD: _FILE
+    | {
+        "subjects": ["cmd.>"],
+        "description": "commands, delivered until answered or parked",
+        "retention": "workqueue",
+        "discard": "new",
+        "duplicate_window": HOUR_NS,
+        "max_msg_size": MAX_COMMAND_BYTES,
+    },
+    TIM: _FILE
+    | {"subjects": ["sched.>", "timer.>"], "description": "durable timers", "allow_msg_schedules": True},
+    SNAP: _FILE
+    | {"subjects": ["snap.>"], "description": "snapshots, droppable at any time", "max_msgs_per_subject": 2},
+    PARK: _FILE | {"subjects": ["park.>"], "description": "what could not be handled, with the reason"},
+    OUT: _FILE
+    | {
+        "subjects": ["out.>"],
+        "description": "the outcome of each command by its id",
+        "max_msgs_per_subject": 1,
+        "duplicate_window": 2 * 60 * 1_000_000_000,
+    },
+    BEAT: _FILE
+    | {"subjects": ["beat.>"], "description": "heartbeats of stations", "storage": "memory", "max_msgs_per_subject": 1},
+}
+
+
+@dataclass(frozen=True)
+class StreamDiffers(BusError):
+    """A stream is there, but not as it must be; nothing was changed."""
+
+    stream: str
+    differences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"stream {self.stream} differs from what labledger needs: {'; '.join(self.differences)}"
+
+
+def wanted(name: str, replicas: int = 1) -> dict[str, Any]:
+    return {"name": name, "num_replicas": replicas, "metadata": {"labledger-config": VERSION}} | STREAMS[name]
+
+
+def differences(name: str, found: Mapping[str, Any]) -> list[str]:
+    """Where a stream's configuration (as the server tells it) is not what we need."""
+    answer: list[str] = []
+    for key, value in STREAMS[name].items():
+        have = found.get(key)
+        if key == "description" or have == value or (not value and not have):
+            continue
+        answer.append(f"{key} is {have!r}, must be {value!r}")
+    for limit in ("max_msgs", "max_bytes", "max_age"):
+        if found.get(limit, -1) not in (-1, 0):
+            answer.append(f"{limit} is {found[limit]!r}, must be unlimited")
+    return answer
+
+
+async def check(bus: Bus) -> dict[str, list[str]]:
+    """For each stream what is wrong with it: nothing, "missing", or the differing settings."""
+    answer: dict[str, list[str]] = {}
+    for name in STREAMS:
+        info = await bus.api(f"STREAM.INFO.{name}")
+        answer[name] = ["missing"] if "error" in info else differences(name, info["config"])
+    return answer
+
+
+async def provision(bus: Bus, replicas: int = 1) -> None:
+    """Create what is missing. Safe to repeat: a stream that is there and right is left alone.
+
+    Raises `StreamDiffers` for a stream that is there and wrong: its mending is a person's decision.
+    """
+    for name in STREAMS:
+        for attempt in range(40):
+            answer = await bus.api(f"STREAM.CREATE.{name}", wanted(name, replicas), timeout_s=10)
+            error = answer.get("error")
+            if not error:
+                break
+            if error.get("err_code") == 10058:  # there already, with another configuration
+                info = await bus.api(f"STREAM.INFO.{name}")
+                wrong = differences(name, info["config"])
+                if wrong:
+                    raise StreamDiffers(name, tuple(wrong))
+                break
+            # A cluster that has just started has no meta leader yet, or too few peers.
+            if error.get("code") == 503 or error.get("err_code") in (10005, 10008, 10074):
+                await asyncio.sleep(0.25)
+                if attempt < 39:
+                    continue
+            raise BusError(f"cannot create stream {name}: {error.get('description')}")
+
+
+async def provisioned(bus: Bus) -> bool:
+    """True once every stream answers as it must."""
+    try:
+        return not any((await check(bus)).values())
+    except Unavailable:
+        return False
+
+
+def evt(kind: str, id_: str) -> str:
+    """The literal subject of an aggregate."""
+    return f"evt.{kind}.{id_}"
