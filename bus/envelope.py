@@ -14,7 +14,7 @@ Who alters an event must alter every later one of its aggregate; who alters the 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from urllib.parse import quote, unquote
@@ -43,13 +43,25 @@ BATCH_COMMIT = "Nats-Batch-Commit"
 
 @dataclass(frozen=True)
 class Meta:
-    """Who and what an event comes from. `causation` is the command's (or the causing event's) id."""
+    """Who and what an event comes from. `causation` is the command's (or the causing event's) id.
+
+    `key` makes the message ids of an append: the causation, unless one cause makes several appends (see `step`).
+    """
 
     causation: str
     correlation: str = ""
     actor: str = ""
     source: str = "labledger"
     traceparent: str = ""
+    key: str = ""
+
+    @property
+    def message_key(self) -> str:
+        return self.key or self.causation
+
+    def step(self, name: str) -> "Meta":
+        """For one of several appends that the same cause makes. The name must be the same when all is done again."""
+        return replace(self, key=f"{self.causation}.{name}")
 
     @staticmethod
     def new(actor: str = "", source: str = "labledger") -> "Meta":

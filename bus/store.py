@@ -1,0 +1,362 @@
+"""The event store on JetStream: append with expectation, atomic batches, load by snapshot and tail.
+
+An append states where each aggregate's history must end (`Nats-Expected-Last-Subject-Sequence` on its literal subject),
+so two writers cannot both win. A write that rides on a lease (`fence`) is refused by the server once the lease moved on.
+
+Repeating an append is safe: `Nats-Msg-Id` is `<command id>:<index>`, and no refusal is believed before the history has
+been searched for our own events, because after a lost answer the first try may have been stored (reference: a2).
+"""
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from bus import connection
+from bus.connection import Ack, Bus
+from bus.envelope import Head, Meta, Stored, seal
+from bus.errors import BusError, Conflict, Fenced, Rejected, Unavailable
+from bus.ids import uuid7
+from bus.streams import EVT, SNAP, evt
+from domain.aggregate import Aggregate
+from domain.events import Event, encode
+
+log = logging.getLogger("labledger.bus")
+
+EXPECT = "Nats-Expected-Last-Subject-Sequence"
+EXPECT_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+CONFLICTS = (connection.WRONG_LAST_SEQUENCE, connection.WRONG_LAST_SEQUENCE_IN_FLIGHT)
+
+#: Message sizes: the server's limit is 1 MB with headers.
+MAX_EVENT_BYTES = 900_000
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A lease that a write rides on: refused unless `seq` is still the last sequence of `subject`."""
+
+    subject: str
+    seq: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """Events to follow `head` in the history of one aggregate. `fenced`: its only writer is the holder of the lease,
+    so that its own expectation may give way to the lease's (a message can carry just one)."""
+
+    kind: str
+    id: str
+    events: Sequence[Event]
+    head: Head
+    fenced: bool = False
+
+    @property
+    def subject(self) -> str:
+        return evt(self.kind, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One event as it was stored."""
+
+    subject: str
+    type: str
+    seq: int
+    version: int
+    hash: str
+
+    @property
+    def head(self) -> Head:
+        return Head(self.seq, self.version, self.hash)
+
+    @staticmethod
+    def of(stored: Stored) -> "Written":
+        return Written(stored.subject, stored.type, stored.seq, stored.version, stored.hash)
+
+
+def direct(msg: Msg) -> Stored:
+    """The stored event of a direct get."""
+    headers = msg.headers or {}
+    at = datetime.fromisoformat(headers["Nats-Time-Stamp"].replace("Z", "+00:00"))
+    return Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], headers, msg.data, at)
+
+
+class EventStore:
+    """Events of aggregates on the stream EVT. `patience_s`: how long an append keeps trying while NATS is away."""
+
+    def __init__(self, bus: Bus, *, patience_s: float = 20.0) -> None:
+        self.bus = bus
+        self.patience_s = patience_s
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    async def append(self, changes: Sequence[Change], meta: Meta, fence: Fence | None = None) -> list[Written]:
+        """Store all events of all changes, or none. Answers where each was stored, in order.
+
+        Raises `Conflict` (somebody else appended first), `Fenced` (the lease moved on), `Rejected` (never possible),
+        `Unavailable` (not known whether stored: NATS stayed away for `patience_s`; the same call again is safe).
+        """
+        messages = self._messages(changes, meta, fence)
+        if not messages:
+            return []
+        deadline = asyncio.get_running_loop().time() + self.patience_s
+        delay = 0.05
+        while True:
+            try:
+                if len(messages) == 1:
+                    subject, headers, body = messages[0]
+                    ack = await self.bus.publish(subject, body, headers)
+                else:
+                    ack = await self._publish_batch(messages)
+                if not ack.err_code and not ack.duplicate:
+                    first = ack.seq - len(messages) + 1
+                    return [
+                        Written(s, h["ce-type"], first + i, int(h["ce-aggregateversion"]), h["ce-hash"])
+                        for i, (s, h, _) in enumerate(messages)
+                    ]
+            except Unavailable as error:
+                ack = Ack(err_code=-1, error=str(error))
+            # Lost answer, duplicate, or a conflict: the first try may have been stored. Look before believing it.
+            try:
+                ours = await self._already_stored(changes, messages)
+                if ours is not None:
+                    return ours
+                if ack.duplicate:
+                    raise Rejected(f"the message id {messages[0][1]['Nats-Msg-Id']} was used for another event")
+                if ack.err_code in CONFLICTS:
+                    await self._explain(changes, fence)
+            except Unavailable as error:
+                ack = Ack(err_code=-1, error=str(error))
+            if ack.err_code not in (-1, *CONFLICTS, connection.DUPLICATE_IN_BATCH) and not _transient(ack):
+                raise Rejected(f"the event store refused {messages[0][1]['ce-type']}: {ack.error} ({ack.err_code})")
+            if asyncio.get_running_loop().time() + delay > deadline:
+                raise Unavailable(f"events were not stored within {self.patience_s:g} s: {ack.error}")
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 1.0)
+
+    def _messages(
+        self, changes: Sequence[Change], meta: Meta, fence: Fence | None
+    ) -> list[tuple[str, dict[str, str], bytes]]:
+        messages: list[tuple[str, dict[str, str], bytes]] = []
+        index = 0
+        unfenced = fence
+        for change in changes:
+            head, subject = change.head, change.subject
+            for n, event in enumerate(change.events):
+                body = encode(event)
+                if len(body) > MAX_EVENT_BYTES:
+                    raise Rejected(f"{event.TYPE} of {subject} has {len(body)} bytes; put large values in a blob")
+                headers, hash_ = seal(subject, event.TYPE, body, head, meta, f"{meta.message_key}:{index}")
+                if change.fenced and unfenced is not None and n == 0:
+                    headers[EXPECT], headers[EXPECT_SUBJECT] = str(unfenced.seq), unfenced.subject
+                    unfenced = None
+                elif n == 0:
+                    headers[EXPECT] = str(head.seq)
+                messages.append((subject, headers, body))
+                head = Head(head.seq, head.version + 1, hash_)
+                index += 1
+        if unfenced is not None and messages:
+            raise ValueError("a fenced append needs a change that is `fenced`, to carry the lease's expectation")
+        return messages
+
+    async def append_frame(
+        self, change: Change, type_: str, body: bytes, meta: Meta, fence: Fence, message_id: str
+    ) -> Head:
+        """Append one event, already encoded, on the hot path of readings. `change.events` is not looked at.
+
+        Safe to repeat: the message id names scan, attempt and point. Answers the new head.
+        """
+        subject = change.subject
+        headers, hash_ = seal(subject, type_, body, change.head, meta, message_id)
+        headers[EXPECT], headers[EXPECT_SUBJECT] = str(fence.seq), fence.subject
+        deadline = 0.0
+        delay = 0.02
+        while True:
+            try:
+                ack = await self.bus.publish(subject, body, headers)
+            except Unavailable as error:
+                ack = Ack(err_code=-1, error=str(error))
+            if not ack.err_code:
+                if ack.duplicate:  # stored by the try whose answer was lost: its hash may differ in nothing but ours
+                    stored = await self._patient_get(ack.seq)
+                    return stored.head
+                return Head(ack.seq, change.head.version + 1, hash_)
+            if ack.err_code in CONFLICTS and (await self._moved(fence)):
+                raise Fenced(f"the lease {fence.subject[4:]} moved on from sequence {fence.seq}")
+            if ack.err_code > 0 and ack.err_code not in CONFLICTS and not _transient(ack):
+                raise Rejected(f"the event store refused {type_}: {ack.error} ({ack.err_code})")
+            now = asyncio.get_running_loop().time()
+            deadline = deadline or now + self.patience_s
+            if now + delay > deadline:
+                raise Unavailable(f"readings were not stored within {self.patience_s:g} s: {ack.error}")
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 0.5)
+
+    async def _patient_get(self, seq: int) -> Stored:
+        delay = 0.05
+        while True:
+            try:
+                found = await self.get(seq)
+                if found is not None:
+                    return found
+            except Unavailable:
+                pass
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 1.0)
+
+    async def _publish_batch(self, messages: Sequence[tuple[str, dict[str, str], bytes]]) -> Ack:
+        batch = uuid7().replace("-", "")
+        last = len(messages)
+        for n, (subject, headers, body) in enumerate(messages, 1):
+            marks = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(n)}
+            if n < last:
+                await self.bus.send(subject, body, headers | marks)
+            else:
+                return await self.bus.publish(subject, body, headers | marks | {"Nats-Batch-Commit": "1"}, 10.0)
+        raise AssertionError("a batch is not empty")
+
+    async def _already_stored(
+        self, changes: Sequence[Change], messages: Sequence[tuple[str, dict[str, str], bytes]]
+    ) -> list[Written] | None:
+        """Where our messages stand, if an earlier try stored them (all or none: a batch is atomic)."""
+        wanted = {headers["Nats-Msg-Id"]: n for n, (_, headers, _) in enumerate(messages)}
+        found: dict[int, Written] = {}
+        for change in changes:
+            async for stored in self.tail(change.subject, change.head.seq, leader=True):
+                n = wanted.get(stored.message_id)
+                if n is not None:
+                    found[n] = Written.of(stored)
+        return [found[n] for n in range(len(messages))] if len(found) == len(messages) else None
+
+    async def _explain(self, changes: Sequence[Change], fence: Fence | None) -> None:
+        """Raise what a refused expectation means; return if nothing has moved (another write was just in flight)."""
+        if fence is not None and await self._moved(fence):
+            raise Fenced(f"the lease {fence.subject[4:]} moved on from sequence {fence.seq}")
+        for change in changes:
+            last = await self.last(change.subject)
+            if (last.seq if last else 0) != change.head.seq:
+                raise Conflict(f"{change.subject} moved on from sequence {change.head.seq}")
+
+    async def _moved(self, fence: Fence) -> bool:
+        delay = 0.05
+        while True:
+            try:
+                last = await self.last(fence.subject)
+                return (last.seq if last else 0) != fence.seq
+            except Unavailable:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 1.0)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    async def get(self, seq: int) -> Stored | None:
+        """The event at a sequence of EVT."""
+        msg = await self.bus.request(f"$JS.API.DIRECT.GET.{EVT}", json.dumps({"seq": seq}).encode())
+        return None if (msg.headers or {}).get("Status") else direct(msg)
+
+    async def last(self, subject: str) -> Stored | None:
+        """The newest event of a literal subject, as the stream's leader knows it."""
+        return await self._leader_get({"last_by_subj": subject})
+
+    async def _leader_get(self, request: Mapping[str, Any]) -> Stored | None:
+        answer = await self.bus.api(f"STREAM.MSG.GET.{EVT}", request)
+        error = answer.get("error")
+        if error:
+            if error.get("err_code") == 10037:  # no message found
+                return None
+            raise Unavailable(f"cannot read {EVT}: {error.get('description')}")
+        return _from_message(answer["message"])
+
+    async def tail(self, subject: str, after: int = 0, *, leader: bool = False) -> AsyncIterator[Stored]:
+        """The events of one literal subject after a sequence, oldest first. `leader`: one by one from the stream's
+        leader, for what must not be stale on a cluster; else in batches from any replica."""
+        if leader:
+            seq = after
+            while (stored := await self._leader_get({"seq": seq + 1, "next_by_subj": subject})) is not None:
+                yield stored
+                seq = stored.seq
+            return
+        seq = after
+        while True:
+            batch, more = await self._direct_batch(subject, seq + 1)
+            for stored in batch:
+                yield stored
+            if not more:
+                return
+            seq = batch[-1].seq
+
+    async def _direct_batch(self, subject: str, seq: int, most: int = 1000) -> tuple[list[Stored], bool]:
+        """Up to `most` events of a subject from `seq` on, and whether there are more (ADR-31)."""
+        bus = self.bus
+        inbox = bus.nc.new_inbox()
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        batch: list[Stored] = []
+
+        async def on_message(msg: Msg) -> None:
+            headers = msg.headers or {}
+            status = headers.get("Status")
+            if status is None:
+                batch.append(direct(msg))
+            elif not done.done():
+                if status == "204":
+                    done.set_result(int(headers.get("Nats-Num-Pending", "0")) > 0)
+                elif status == "404":
+                    done.set_result(False)
+                else:
+                    done.set_exception(Unavailable(f"cannot read {subject}: {headers}"))
+
+        sub = await bus.nc.subscribe(inbox, cb=on_message)
+        try:
+            request = {"seq": seq, "next_by_subj": subject, "batch": most}
+            await bus.nc.publish(f"$JS.API.DIRECT.GET.{EVT}", json.dumps(request).encode(), reply=inbox)
+            async with asyncio.timeout(5):
+                more = await done
+        except (TimeoutError, connection.NatsError) as error:
+            raise Unavailable(f"cannot read {subject}: no answer") from error
+        finally:
+            try:
+                await sub.unsubscribe()
+            except connection.NatsError:
+                pass
+        return batch, more and bool(batch)
+
+    async def history(self, kind: str, id_: str) -> list[Stored]:
+        """All events of one aggregate, oldest first."""
+        return [stored async for stored in self.tail(evt(kind, id_))]
+
+    # -- snapshots -------------------------------------------------------------------------------------------------
+
+    async def load_snapshot(self, aggregate: Aggregate[Any], id_: str) -> bytes | None:
+        """The newest snapshot's body, or None. Snapshots may vanish at any time."""
+        request = {"last_by_subj": f"snap.{aggregate.kind}.{id_}"}
+        msg = await self.bus.request(f"$JS.API.DIRECT.GET.{SNAP}", json.dumps(request).encode())
+        return None if (msg.headers or {}).get("Status") else msg.data
+
+    async def save_snapshot(self, aggregate: Aggregate[Any], id_: str, body: bytes) -> None:
+        """Store a snapshot. Safe to repeat or to lose: it only saves reading the events again."""
+        try:
+            await self.bus.publish(f"snap.{aggregate.kind}.{id_}", body)
+        except Unavailable as error:
+            log.info("snapshot of %s %s not stored: %s", aggregate.kind, id_, error)
+
+
+def _transient(ack: Ack) -> bool:
+    """Server trouble that passes by itself: no leader (10008), not enough resources (10023), in flight (10184), ..."""
+    return ack.err_code in (10008, 10023, 10077, 10167, 10176, 10184, 10199, 10205) or "timeout" in ack.error.lower()
+
+
+def _from_message(message: Mapping[str, Any]) -> Stored:
+    """The stored event in an answer of `STREAM.MSG.GET`."""
+    headers: dict[str, str] = {}
+    for line in base64.b64decode(message.get("hdrs", "")).decode().split("\r\n")[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name] = value.strip()
+    at = datetime.fromisoformat(message["time"].replace("Z", "+00:00")).astimezone(UTC)
+    return Stored(int(message["seq"]), message["subject"], headers, base64.b64decode(message.get("data", "")), at)
