@@ -1,0 +1,276 @@
+"""The bare loads that ours is compared with: as little as nats-py and psycopg can do for the same outcome.
+
+They know nothing of labledger. Each returns a rate or latencies of one repetition, and leaves the server as it was.
+"""
+
+import asyncio
+import json
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from bench.servers import api, drop_stream, make_stream, wait_held
+
+PLENTY_MSGS, PLENTY_BYTES = 10**7, 2**31
+
+
+@asynccontextmanager
+async def stream(nc: Client, name: str, subjects: list[str]) -> AsyncIterator[None]:
+    """A stream for one repetition, so that each begins with an empty one."""
+    await make_stream(nc, name, subjects)
+    try:
+        yield
+    finally:
+        await drop_stream(nc, name)
+
+
+async def publish_in_sequence(nc: Client, count: int, size: int = 200) -> float:
+    """Raw `js.publish` of `size` bytes without headers, each acknowledged before the next: messages per second."""
+    js, body = nc.jetstream(), b"x" * size
+    async with stream(nc, "B", ["b.>"]):
+        started = time.perf_counter()
+        for _ in range(count):
+            await js.publish("b.a", body)
+        return count / (time.perf_counter() - started)
+
+
+# --- replay ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class History:
+    """A stream to replay, and the least that a loop can make of it in Postgres.
+
+    `message(i)` is subject, body and headers of message i; `rows(batch)` the rows of a batch of messages; `columns`
+    and `types` the table. Ours replays the same stream, so that both read the same bytes.
+    """
+
+    stream: str
+    subjects: list[str]
+    message: Callable[[int], tuple[str, bytes, dict[str, str] | None]]
+    rows: Callable[[Sequence[Msg]], list[tuple[Any, ...]]]
+    columns: str
+    types: list[str]
+
+
+AGGREGATES = 1000
+_IDS = [uuid.UUID(int=(0x0192F3C17A4B7DEF << 64) + k) for k in range(AGGREGATES)]
+_TIME = "2026-11-20T12:00:00.000000Z"
+_VALUES = {f"ch{k}": k * 0.123 for k in range(8)}
+_PREVIOUS = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+
+def _event(i: int) -> tuple[str, bytes, dict[str, str] | None]:
+    scan = str(_IDS[i % AGGREGATES])
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": str(uuid.UUID(int=(0x0192F3C17A4B7DEF << 64) + (1 << 40) + i)),
+        "ce-type": "scan.point_recorded.v1",
+        "ce-source": "labledger",
+        "ce-time": _TIME,
+        "ce-subject": scan,
+        "ce-causationid": scan,
+        "ce-correlationid": scan,
+        "version": str(i // AGGREGATES + 1),
+        "previous": _PREVIOUS,
+        "Nats-Msg-Id": f"{i}:0",
+    }
+    return f"evt.scan.{scan}", json.dumps({"scan_id": scan, "point": i, "values": _VALUES}).encode(), headers
+
+
+def _event_rows(batch: Sequence[Msg]) -> list[tuple[Any, ...]]:
+    import msgspec
+
+    decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+    found: list[tuple[Any, ...]] = []
+    for message in batch:
+        headers, body = message.headers or {}, decode(message.data)
+        scan = uuid.UUID(headers["ce-subject"])
+        taken = datetime.fromisoformat(headers["ce-time"])
+        found.append((scan, int(bytes(body["point"])), taken, bytes(body["values"]).decode()))
+    return found
+
+
+#: Events as the event stream holds them: a thousand aggregates, an event's headers, a body of a few hundred bytes.
+EVENTS = History(
+    stream="EVT",
+    subjects=["evt.>"],
+    message=_event,
+    rows=_event_rows,
+    columns="scan_id uuid, point bigint, taken timestamptz, values jsonb, primary key (scan_id, point)",
+    types=["uuid", "int8", "timestamptz", "jsonb"],
+)
+
+
+async def fill(nc: Client, history: History, count: int) -> None:
+    """Make the history's stream and put `count` messages into it, without waiting for each."""
+    await make_stream(nc, history.stream, history.subjects)
+    for i in range(count):
+        subject, body, headers = history.message(i)
+        await nc.publish(subject, body, headers=headers)
+        if i % 500 == 499:
+            await nc.flush(timeout=60)
+    await wait_held(nc, history.stream, count)
+
+
+def stream_sequence(reply: str) -> int:
+    """The stream sequence in an ack subject (ADR-15: nine tokens, or eleven and more; never counted from the right)."""
+    tokens = reply.split(".")
+    return int(tokens[5] if len(tokens) == 9 else tokens[7])
+
+
+async def copy_batch(db: psycopg.AsyncConnection, history: History, batch: Sequence[Msg]) -> None:
+    """The batch's rows and the checkpoint in one transaction."""
+    last = stream_sequence(batch[-1].reply)
+    async with db.cursor() as cursor:
+        async with cursor.copy("copy bare_rows from stdin (format binary)") as copy:
+            copy.set_types(history.types)
+            for row in history.rows(batch):
+                await copy.write_row(row)
+        # Compare and set: a second copy of this loop would change no row, and must stop.
+        await cursor.execute("update bare_checkpoint set seq = %s where seq < %s", (last, last))
+        if cursor.rowcount != 1:
+            raise RuntimeError("another loop writes these rows")
+    await db.commit()
+
+
+async def bare_tables(db: psycopg.AsyncConnection, history: History) -> None:
+    await db.execute("drop table if exists bare_rows, bare_checkpoint")
+    await db.execute(f"create table bare_rows ({history.columns})".encode())
+    await db.execute("create table bare_checkpoint (seq bigint not null)")
+    await db.execute("insert into bare_checkpoint values (0)")
+    await db.commit()
+
+
+async def bare_replay(nc: Client, uri: str, history: History, count: int, batch: int) -> float:
+    """Bare pull and COPY of the first `count` messages (a multiple of `batch`): events per second.
+
+    A callback collects into a list, one task writes; the next pull is outstanding while Postgres works.
+    """
+    if count % batch:
+        raise ValueError(f"{count} messages do not make batches of {batch}")
+    name = f"bare{time.time_ns()}"
+    config = {"durable_name": name, "ack_policy": "none", "deliver_policy": "all"}
+    await api(nc, f"CONSUMER.DURABLE.CREATE.{history.stream}.{name}", {"stream_name": history.stream, "config": config})
+    inbox, pull = nc.new_inbox(), f"$JS.API.CONSUMER.MSG.NEXT.{history.stream}.{name}"
+    request = json.dumps({"batch": batch, "expires": 30_000_000_000}).encode()
+    full: asyncio.Queue[list[Msg]] = asyncio.Queue()
+    filling: list[Msg] = []
+
+    async def collect(message: Msg) -> None:
+        nonlocal filling
+        if message.reply:  # a status has no reply subject
+            filling.append(message)
+            if len(filling) == batch:
+                full.put_nowait(filling)
+                filling = []
+
+    db = await psycopg.AsyncConnection.connect(uri)
+    async with db:
+        await bare_tables(db, history)
+        limits = {"pending_msgs_limit": PLENTY_MSGS, "pending_bytes_limit": PLENTY_BYTES}
+        subscription = await nc.subscribe(inbox, cb=collect, **limits)
+        done = 0
+        started = time.perf_counter()
+        for _ in range(2):
+            await nc.publish(pull, request, reply=inbox)
+        while done < count:
+            messages = await asyncio.wait_for(full.get(), 60)
+            await copy_batch(db, history, messages)
+            await nc.publish(pull, request, reply=inbox)
+            done += len(messages)
+        took_s = time.perf_counter() - started
+        await subscription.unsubscribe()
+        await api(nc, f"CONSUMER.DELETE.{history.stream}.{name}")
+        stored = await (await db.execute("select count(*) from bare_rows")).fetchone()
+        if stored is None or stored[0] < count:
+            raise RuntimeError(f"{stored} rows were stored of {count}")
+    return count / took_s
+
+
+# --- latency --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Milliseconds from just before each publish to the moment its message was seen."""
+
+    ms: list[float]
+
+    def quantile(self, q: float) -> float:
+        """The smallest latency that at least the share `q` of the messages did not exceed."""
+        ordered = sorted(self.ms)
+        return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
+
+
+async def publish_paced(nc: Client, subject: str, count: int, interval_s: float, size: int = 200) -> None:
+    """Acknowledged publishes at a steady pace; each body begins with the time (perf_counter) before its publish."""
+    js = nc.jetstream()
+    begin = time.perf_counter()
+    for i in range(count):
+        await asyncio.sleep(max(0.0, begin + i * interval_s - time.perf_counter()))
+        await js.publish(subject, repr(time.perf_counter()).encode().ljust(size))
+
+
+async def live_latencies(nc: Client, watcher: Client, count: int, interval_s: float) -> Latencies:
+    """From publish into a stream to a core subscriber on another connection."""
+    ms: list[float] = []
+    every = asyncio.Event()
+
+    async def see(message: Msg) -> None:
+        ms.append(1e3 * (time.perf_counter() - float(message.data)))
+        if len(ms) == count:
+            every.set()
+
+    async with stream(nc, "L", ["live.>"]):
+        subscription = await watcher.subscribe("live.a", cb=see)
+        await watcher.flush()
+        await publish_paced(nc, "live.a", count, interval_s)
+        await asyncio.wait_for(every.wait(), 10)
+        await subscription.unsubscribe()
+    return Latencies(ms)
+
+
+async def row_latencies(nc: Client, reader: Client, uri: str, count: int, interval_s: float) -> Latencies:
+    """From publish to the commit of its row: a pull that is always outstanding, one COPY of whatever has come."""
+    ms: list[float] = []
+    come: list[Msg] = []
+    some = asyncio.Event()
+
+    async def collect(message: Msg) -> None:
+        if message.reply:
+            come.append(message)
+            some.set()
+
+    def rows_of(batch: Sequence[Msg]) -> list[tuple[Any, ...]]:
+        return [(stream_sequence(message.reply), float(message.data)) for message in batch]
+
+    history = History("L", ["live.>"], _event, rows_of, "seq bigint primary key, sent float8", ["int8", "float8"])
+    async with stream(nc, "L", ["live.>"]), await psycopg.AsyncConnection.connect(uri) as db:
+        await bare_tables(db, history)
+        config = {"durable_name": "rows", "ack_policy": "none", "deliver_policy": "all"}
+        await api(nc, "CONSUMER.DURABLE.CREATE.L.rows", {"stream_name": "L", "config": config})
+        inbox = reader.new_inbox()
+        subscription = await reader.subscribe(inbox, cb=collect)
+        pull = json.dumps({"batch": count, "expires": 60_000_000_000}).encode()
+        await reader.publish("$JS.API.CONSUMER.MSG.NEXT.L.rows", pull, reply=inbox)
+        publishing = asyncio.create_task(publish_paced(nc, "live.a", count, interval_s))
+        while len(ms) < count:
+            await asyncio.wait_for(some.wait(), 10)
+            some.clear()
+            batch, come = come, []
+            await copy_batch(db, history, batch)
+            seen = time.perf_counter()
+            ms.extend(1e3 * (seen - float(message.data)) for message in batch)
+        await publishing
+        await subscription.unsubscribe()
+    return Latencies(ms)

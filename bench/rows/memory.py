@@ -1,0 +1,29 @@
+"""The most memory that any process of ours ever held, whatever the size of the data. Judged by itself.
+
+The kernel's own mark of each child process (`bench.machine.peak_rss_mb`), so no peak falls between two samples. The
+reference is a bare interpreter that has imported what a process of ours stands on.
+"""
+
+import subprocess
+import sys
+
+from bench.frame import Bench
+from bench.machine import peak_rss_mb
+
+name = "peak memory of any process"
+unit = "MB"
+floor, aim = 500.0, 200.0
+absolute = True
+reference_name = "interpreter with nats, psycopg, pydantic, numpy"
+higher_is_better = False
+
+BARE = "import nats, numpy, psycopg, pydantic; print(flush=True); input()"
+
+
+def reference(bench: Bench) -> float:
+    with subprocess.Popen([sys.executable, "-c", BARE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdin is not None
+        child.stdout.readline()
+        peak_mb = peak_rss_mb(child.pid)
+        child.stdin.write(b"\n")
+    return peak_mb
