@@ -225,7 +225,7 @@ class Job:
 
 
 def backoff_s(base_s: float, attempt: int, jitter: float) -> float:
-    """Seconds to wait after attempt n failed: doubles from `base_s` up to the cap; jitter 0..1 takes 50..100 % of it."""
+    """Seconds to wait after attempt n: doubles from `base_s` up to the cap; jitter 0..1 takes 50..100 % of it."""
     whole_s = min(BACKOFF_CAP_S, base_s * 2.0 ** min(attempt - 1, 60))
     return whole_s * (0.5 + 0.5 * jitter)
 
