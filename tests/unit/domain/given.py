@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pydantic import TypeAdapter
 
@@ -35,7 +35,7 @@ def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
 
 def snapshot_survives(state: Any) -> None:
     """The state comes back from JSON as it was."""
-    adapter = _adapter(type(state))
+    adapter = _adapter(cast("type[Any]", type(state)))
     assert adapter.validate_json(adapter.dump_json(state)) == state
 
 
