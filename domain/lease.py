@@ -2,8 +2,8 @@
 
     free --> held --> free (released by the holder, or expired because it is dead or silent)
 
-A holder is a station *instance*, one run of a station's process. The sequence of the lease's last event in the stream is
-the fencing token. Time is no part of the rules: the watchdog, which hears the beats, says when a lease has expired.
+A holder is a station *instance*, one run of a station's process. The sequence of the lease's last event in the stream
+is the fencing token. Time is no part of the rules: the watchdog, which hears the beats, says when a lease has expired.
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
     (none, stopped, lost) --> up --> stopped  (it went by itself)
                                  --> lost     (its beats stopped: the watchdog's word)
 
-While up, an instrument whose call does not come back is noted as stuck until it does. Word about an instance that is not
-the current one, or is gone already, changes nothing: watchdog and station may both speak, in any order and twice.
+While up, an instrument whose call does not come back is noted as stuck until it does. Word about an instance that is
+not the current one, or is gone already, changes nothing: watchdog and station may both speak, in any order and twice.
 """
 
 from dataclasses import dataclass, field, replace
