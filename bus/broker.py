@@ -1,0 +1,87 @@
+"""FastStream on our streams: durable pull subscribers, manual acks, bodies as bytes.
+
+FastStream's own defaults are not for us: a declared stream would be updated, an exception would terminate the message,
+a malformed body would come back thousands of times a second (reference: c). So: `declare=False`, `AckPolicy.MANUAL`, a
+decoder that cannot fail, and one wrapper that decides what an exception means (`bus.retry`).
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from faststream import AckPolicy
+from faststream.message import StreamMessage
+from faststream.nats import JStream, NatsBroker, PullSub
+from faststream.nats.message import NatsMessage
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy as JsAckPolicy
+from nats.js.api import ConsumerConfig
+
+from bus.connection import Credentials
+
+#: Handles one raw message and answers what to do with it: None = ack, a number = again after so many seconds.
+RawHandler = Callable[[Msg], Awaitable[float | None]]
+
+#: A handler may take this long before the message is given to somebody else.
+ACK_WAIT_S = 30.0
+
+
+async def _raw(message: StreamMessage[Any]) -> bytes:
+    return message.body
+
+
+def make_broker(url: str | Sequence[str], name: str, credentials: Credentials | None = None) -> NatsBroker:
+    """A broker that reconnects for ever. It connects when it is started."""
+    options: dict[str, Any] = {}
+    if credentials and credentials.user:
+        options = {"user": credentials.user, "password": credentials.password}
+    return NatsBroker(
+        url,
+        name=name,
+        inbox_prefix=(credentials or Credentials()).inbox_prefix,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=1,
+        ping_interval=10,
+        logger=logging.getLogger("labledger.faststream"),
+        log_level=logging.DEBUG,
+        **options,
+    )
+
+
+def subscribe(
+    broker: NatsBroker,
+    handler: RawHandler,
+    *,
+    stream: str,
+    subject: str,
+    durable: str,
+    inbox_prefix: str = "_INBOX",
+    batch: int = 32,
+    ack_wait_s: float = ACK_WAIT_S,
+    max_ack_pending: int = 1000,
+) -> None:
+    """Hand the messages of `subject` to `handler`, `batch` of them at once."""
+
+    @broker.subscriber(
+        subject,
+        stream=JStream(stream, declare=False),
+        durable=durable,
+        pull_sub=PullSub(batch_size=batch, timeout=2.0),
+        ack_policy=AckPolicy.MANUAL,
+        decoder=_raw,
+        inbox_prefix=inbox_prefix.encode(),
+        config=ConsumerConfig(
+            ack_policy=JsAckPolicy.EXPLICIT,
+            ack_wait=ack_wait_s,
+            max_deliver=-1,
+            max_ack_pending=max_ack_pending,
+        ),
+        include_in_schema=False,
+    )
+    async def _on_message(_: bytes, message: NatsMessage) -> None:  # pyright: ignore[reportUnusedFunction]
+        again = await handler(message.raw_message)
+        if again is None:
+            await message.ack()
+        elif again >= 0:
+            await message.nack(delay=again)
+        # negative: the handler keeps the message and answers for it later
