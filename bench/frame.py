@@ -285,8 +285,9 @@ async def run_row(row: Row, bench: Bench, with_ours: bool) -> list[dict[str, Any
             result |= {"verdict": "missing", "why": str(missing)}
         except Exception as error:  # the other rows go on; this one says why
             result |= {"verdict": "failed", "why": f"{type(error).__name__}: {error}"}
-        result["notes"] = {**bench.notes, "sync": sync, "took_s": round(time.monotonic() - started, 1)}
+        finally:  # also when the run is interrupted: its servers must not outlive it
+            result["notes"] = {**bench.notes, "sync": sync, "took_s": round(time.monotonic() - started, 1)}
+            await bench.end_row()
         result["at"] = datetime.now(UTC).isoformat(timespec="seconds")
-        await bench.end_row()
         results.append(result)
     return results

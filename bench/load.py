@@ -8,7 +8,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,7 +40,7 @@ async def subscribe(nc: Client, subject: str, see: Callable[[Msg], Awaitable[Non
 
 
 @asynccontextmanager
-async def stream(nc: Client, name: str, subjects: list[str]) -> AsyncIterator[None]:
+async def stream(nc: Client, name: str, subjects: list[str]) -> AsyncGenerator[None]:
     """A stream for one repetition, so that each begins with an empty one."""
     await make_stream(nc, name, subjects)
     try:
@@ -57,6 +57,43 @@ async def publish_in_sequence(nc: Client, count: int, size: int = 200) -> float:
         for _ in range(count):
             await js.publish("b.a", body)
         return count / (time.perf_counter() - started)
+
+
+async def publish_at_once(nc: Client, count: int, tasks: int = 64, size: int = 200) -> float:
+    """Raw `js.publish` by many tasks, each awaiting its acknowledgements: messages per second."""
+    js, body = jetstream(nc), b"x" * size
+    left = count
+
+    async def work(subject: str) -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            await js.publish(subject, body)
+
+    async with stream(nc, "B", ["b.>"]):
+        started = time.perf_counter()
+        await asyncio.gather(*(work(f"b.{k}") for k in range(tasks)))
+        return count / (time.perf_counter() - started)
+
+
+async def publish_in_batches(nc: Client, count: int, per_batch: int = 64, size: int = 200) -> float:
+    """Atomic batches one after another, each message to a subject of its own: messages per second.
+
+    With `sync_interval: always` the server syncs once a batch, so this is what committing as a group can reach.
+    """
+    body = b"x" * size
+    batches = count // per_batch
+    async with stream(nc, "B", ["b.>"]):
+        started = time.perf_counter()
+        for _ in range(batches):
+            batch = uuid.uuid4().hex
+            for k in range(1, per_batch):
+                await nc.publish(f"b.{k}", body, headers={"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(k)})
+            last = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(per_batch), "Nats-Batch-Commit": "1"}
+            answer = json.loads((await nc.request(f"b.{per_batch}", body, headers=last, timeout=30)).data)
+            if "error" in answer:
+                raise RuntimeError(f"batch: {answer['error']}")
+        return batches * per_batch / (time.perf_counter() - started)
 
 
 # --- replay ---------------------------------------------------------------------------------------------------------
