@@ -1,6 +1,6 @@
 import json
 import math
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import pytest
@@ -203,7 +203,7 @@ def test_a_snake_in_a_third_axis_never_jumps_also_where_the_lines_are_odd_in_num
     )
     places = values(plan_)
     assert len(set(places)) == 36
-    assert all(math.dist(a, b) == 1 for a, b in zip(places, places[1:], strict=False))
+    assert all(math.dist(a, b) == 1 for a, b in pairwise(places))
 
 
 def test_siblings_count_their_own_passes_for_the_snake() -> None:
