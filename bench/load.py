@@ -320,14 +320,14 @@ async def row_latencies(nc: Client, reader: Client, uri: str, count: int, interv
         subscription = await subscribe(reader, inbox, collect)
         pull = json.dumps({"batch": count, "expires": 60_000_000_000}).encode()
         await reader.publish("$JS.API.CONSUMER.MSG.NEXT.L.rows", pull, reply=inbox)
-        publishing = asyncio.create_task(publish_paced(nc, "live.a", count, interval_s))
-        while len(ms) < count:
-            await asyncio.wait_for(some.wait(), 10)
-            some.clear()
-            batch, come = come, []
-            await copy_batch(db, history, batch)
-            seen = time.perf_counter()
-            ms.extend(1e3 * (seen - float(message.data)) for message in batch)
-        await publishing
+        async with asyncio.TaskGroup() as group:
+            group.create_task(publish_paced(nc, "live.a", count, interval_s))
+            while len(ms) < count:
+                await asyncio.wait_for(some.wait(), 10)
+                some.clear()
+                batch, come = come, []
+                await copy_batch(db, history, batch)
+                seen = time.perf_counter()
+                ms.extend(1e3 * (seen - float(message.data)) for message in batch)
         await subscription.unsubscribe()
     return Latencies(ms)
