@@ -22,9 +22,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapters.instruments.line import Line
@@ -276,10 +277,10 @@ class Faulty:
     def _garble(self, answer: Any) -> Any:
         """What noise on a line does: characters turn into others, and the tail of an array is missing."""
         if isinstance(answer, dict):
-            values: dict[str, Any] = answer
+            values = cast(dict[str, Any], answer)
             return {name: value if name == "time" else self._garble(value) for name, value in values.items()}
         if isinstance(answer, np.ndarray):
-            return answer.ravel()[:-1]
+            return cast(NDArray[Any], answer).ravel()[:-1]
         text = list(str(answer)) or [""]
         text[self.control.random.randrange(len(text))] = "#"
         return "".join(text)

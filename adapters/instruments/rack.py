@@ -21,7 +21,7 @@ then on, until `forget`.
 import importlib
 import logging
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from queue import Empty, SimpleQueue
 from threading import Lock, RLock, Thread
@@ -112,9 +112,7 @@ class Rack:
         self._controls = {
             name: FaultControl(config.faults) for name, config in configs.items() if config.faults is not None
         }
-        self._keys = {
-            name: config.connection or config.address or name for name, config in self._configs.items()
-        }
+        self._keys = {name: config.connection or config.address or name for name, config in self._configs.items()}
         self._connections = {key: self._connection(key) for key in dict.fromkeys(self._keys.values())}
 
     def names(self) -> list[str]:
@@ -141,9 +139,7 @@ class Rack:
             if len({self._keys[name] for name in names}) == 1:
                 self._connections[self._keys[names[0]]].submit(_Direct(self, names, program, future))
                 return future
-            proxies = {
-                name: Proxy(name, self._of(name), self._configs[name].call_timeout_s) for name in names
-            }
+            proxies = {name: Proxy(name, self._of(name), self._configs[name].call_timeout_s) for name in names}
         Thread(
             target=_run_by_proxy, args=(proxies, program, future), name=f"program {' '.join(names)}", daemon=True
         ).start()
@@ -185,7 +181,7 @@ class Rack:
         for connection in connections:
             connection.close(max(self._configs[name].open_timeout_s for name in connection.instruments))
 
-    def submit_again(self, job: "_Direct[Any]") -> None:
+    def submit_again(self, job: "_Direct") -> None:
         """A program that had not begun when its connection was abandoned."""
         with self._lock:
             connection = self._connections[self._keys[job.names[0]]]
@@ -491,7 +487,9 @@ class Proxy:
                 if not ours_runs and not call.claim():
                     ours_runs = True
                     continue
-                what = f"{call.method} of {self._name}" if ours_runs else f"the call before {call.method} of {self._name}"
+                what = (
+                    f"{call.method} of {self._name}" if ours_runs else f"the call before {call.method} of {self._name}"
+                )
                 raise NoAnswer(f"{what} has not come back after {limit_s:g} s")
             if call.done.acquire(timeout=min(left_s + 0.001, self._timeout_s)):
                 return call.outcome()

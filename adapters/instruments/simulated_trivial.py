@@ -20,7 +20,9 @@ class Options(BaseModel):
 
 
 _CHANNELS = {
-    "position": Channel(kind="rw", unit="mm", limits=(-1e6, 1e6), doc="Where it stands; there at once.", source="a slot"),
+    "position": Channel(
+        kind="rw", unit="mm", limits=(-1e6, 1e6), doc="Where it stands; there at once.", source="a slot"
+    ),
     "a": Channel(kind="r", unit="V", doc="The position.", source="position"),
     "b": Channel(kind="r", unit="V", doc="Twice the position.", source="position"),
     "c": Channel(kind="r", unit="V", doc="The square of the position.", source="position"),

@@ -219,7 +219,9 @@ class Simulated(Generic[O]):
 
     def snapshot(self, names: Sequence[str]) -> dict[str, Value]:
         if not names:
-            names = [name for name, channel in self._channels.items() if channel.kind != "w" and channel.type != "array"]
+            names = [
+                name for name, channel in self._channels.items() if channel.kind != "w" and channel.type != "array"
+            ]
         self.answer()
         return {name: self.settings[name] if name in self.settings else self.measure(name) for name in names}
 
