@@ -61,7 +61,7 @@ class Meta:
 
     def step(self, name: str) -> "Meta":
         """For one of several appends that the same cause makes. The name must be the same when all is done again."""
-        return replace(self, key=f"{self.causation}.{name}")
+        return replace(self, key=f"{self.message_key}.{name}")
 
     @staticmethod
     def new(actor: str = "", source: str = "labledger") -> "Meta":

@@ -37,7 +37,7 @@ STREAMS: dict[str, dict[str, Any]] = {
     },
     CMD: _FILE
     | {
-        "subjects": ["cmd.>"],
+        "subjects": ["cmd.*.*", "cmd.work.*.*"],
         "description": "commands, delivered until answered or parked",
         "retention": "workqueue",
         "discard": "new",

@@ -143,6 +143,12 @@ class CancelJob(Command, name="job.cancel"):
     reason: str = ""
 
 
+class WakeJob(Command, name="job.wake"):
+    """Let a job that waits for its next try after a failure run now. Its timer sends this when the time has come."""
+
+    job_id: UUID
+
+
 class SubmitJob(Command):
     job_id: UUID
     queue_id: Id

@@ -1,0 +1,148 @@
+"""Orders about scans and their jobs that touch several aggregates: one decision, stored as one atomic batch.
+
+A scan, its job and its place in the queue begin together and never disagree. The job of a scan's first round has the
+scan's id; each restart is a job of its own, whose id follows from scan and attempt.
+"""
+
+import uuid
+from typing import Any
+from uuid import UUID
+
+from bus.commands import handles
+from bus.envelope import Meta
+from bus.ledger import Ledger, Outcome, Transaction
+from domain import equipment
+from domain.errors import NotFound, WrongState
+from domain.job import CancelJob, Job, RetryJob, SubmitJob, WakeJob
+from domain.plan import instruments
+from domain.queue import AddJob, FinishJob, RequeueJob
+from domain.scan import AbortScan, RequestScan, RestartScan, Scan, ScanAborted, ScanRestarted
+
+#: A scan is continued after a crash within the same attempt of its job; a job that failed is restarted by a person.
+SCAN_ATTEMPTS = 1
+
+
+def job_of(scan_id: UUID, attempt: int, first_attempt: int = 1) -> UUID:
+    """The id of the job that runs a scan from its n-th attempt on."""
+    return scan_id if attempt == first_attempt else uuid.uuid5(scan_id, f"attempt {attempt}")
+
+
+async def check_instruments(tx: Transaction, names: frozenset[str]) -> None:
+    """Refuse what no station could run: instruments that nobody knows, or that are out of use."""
+    for name in sorted(names):
+        state = await tx.state("equipment", name)
+        if state.status is None:
+            raise NotFound(
+                f"no instrument {name!r} is registered: start the station that has it, or correct the name in the plan"
+            )
+        reason = equipment.usable(state)
+        if reason is not None:
+            raise WrongState(f"instrument {name} cannot be used: {reason}")
+
+
+@handles(RequestScan)
+async def request_scan(command: RequestScan, ledger: Ledger, meta: Meta) -> Outcome:
+    scan_id = str(command.scan_id)
+
+    async def submit(tx: Transaction) -> None:
+        await tx.decide("scan", scan_id, command)
+        await check_instruments(tx, instruments(command.plan))
+        if command.sample_id is not None and not (await tx.state("sample", command.sample_id)).registered:
+            raise NotFound(f"there is no sample {command.sample_id}: register it first")
+        await enqueue(tx, command.queue_id, command.scan_id, command.scan_id, command.priority, command.title)
+
+    return await ledger.transact(submit, meta, lock=("queue", command.queue_id))
+
+
+async def enqueue(tx: Transaction, queue_id: str, scan_id: UUID, job_id: UUID, priority: Any, title: str) -> None:
+    """Submit the job of a scan and put it at the end of its queue."""
+    scan: Scan = await tx.state("scan", str(scan_id))
+    job = SubmitJob(
+        job_id=job_id,
+        queue_id=queue_id,
+        job_kind="scan",
+        spec={"scan_id": str(scan_id)},
+        priority=priority,
+        claims=scan.instruments,
+        max_attempts=SCAN_ATTEMPTS,
+        title=title,
+    )
+    await tx.decide("job", str(job_id), job)
+    add = AddJob(
+        queue_id=queue_id, job_id=job_id, job_kind="scan", priority=priority, claims=scan.instruments, title=title
+    )
+    await tx.decide("queue", queue_id, add)
+
+
+@handles(AbortScan)
+async def abort_scan(command: AbortScan, ledger: Ledger, meta: Meta) -> Outcome:
+    """A scan that no station holds ends at once, and with it its job and its place in the queue."""
+
+    async def abort(tx: Transaction) -> None:
+        events = await tx.decide("scan", str(command.scan_id), command)
+        if not any(isinstance(event, ScanAborted) for event in events):
+            return
+        scan: Scan = await tx.state("scan", str(command.scan_id))
+        for job_id in (job_of(command.scan_id, 1), job_of(command.scan_id, scan.attempt)):
+            job: Job = await tx.state("job", str(job_id))
+            if job.state in ("waiting", "retrying", "running"):
+                await tx.decide("job", str(job_id), CancelJob(job_id=job_id, reason=command.reason or "aborted"))
+                finish = FinishJob(queue_id=scan.queue_id, job_id=job_id, outcome="cancelled")
+                await tx.decide("queue", scan.queue_id, finish)
+
+    return await ledger.transact(abort, meta, lock=("scan", str(command.scan_id)))
+
+
+@handles(RestartScan)
+async def restart_scan(command: RestartScan, ledger: Ledger, meta: Meta) -> Outcome:
+    async def restart(tx: Transaction) -> None:
+        events = await tx.decide("scan", str(command.scan_id), command)
+        for event in events:
+            if isinstance(event, ScanRestarted):
+                await check_instruments(tx, frozenset(event.instruments))
+                job_id = job_of(event.scan_id, event.attempt)
+                await enqueue(tx, event.queue_id, event.scan_id, job_id, event.priority, event.title)
+
+    return await ledger.transact(restart, meta, lock=("scan", str(command.scan_id)))
+
+
+@handles(RetryJob)
+async def retry_job(command: RetryJob, ledger: Ledger, meta: Meta) -> Outcome:
+    """Run a failed or cancelled job again. A scan's job is retried by restarting the scan."""
+    job: Job = (await ledger.load("job", str(command.job_id))).state
+    if job.submitted is not None and job.submitted.job_kind == "scan" and job.state in ("failed", "cancelled"):
+        scan_id = UUID(str(job.submitted.spec["scan_id"]))
+        return await restart_scan(RestartScan(scan_id=scan_id), ledger, meta)
+
+    async def again(tx: Transaction) -> None:
+        if await tx.decide("job", str(command.job_id), command):
+            await _requeue(tx, command.job_id, "retried")
+
+    return await ledger.transact(again, meta, lock=("job", str(command.job_id)))
+
+
+@handles(WakeJob)
+async def wake_job(command: WakeJob, ledger: Ledger, meta: Meta) -> Outcome:
+    async def wake(tx: Transaction) -> None:
+        job: Job = await tx.state("job", str(command.job_id))
+        if job.submitted is None:
+            raise NotFound(f"there is no job {command.job_id}")
+        if job.state == "retrying":  # else the timer comes late, and there is nothing left to wake
+            await _requeue(tx, command.job_id, "its time has come")
+
+    return await ledger.transact(wake, meta, lock=("job", str(command.job_id)))
+
+
+async def _requeue(tx: Transaction, job_id: UUID, reason: str) -> None:
+    job: Job = await tx.state("job", str(job_id))
+    assert job.submitted is not None
+    order = RequeueJob(
+        queue_id=job.submitted.queue_id,
+        job_id=job_id,
+        job_kind=job.submitted.job_kind,
+        priority=job.submitted.priority,
+        claims=job.submitted.claims,
+        title=job.submitted.title,
+        reason=reason,
+    )
+    await tx.decide("queue", job.submitted.queue_id, order)
