@@ -85,10 +85,16 @@ def _asks(*streams: str) -> tuple[str, ...]:
     return tuple(asked)
 
 
-_WATCHES = tuple(
-    f"$JS.API.{what}"
-    for what in ("INFO", "STREAM.NAMES", "STREAM.LIST", "STREAM.MSG.GET.*", "CONSUMER.NAMES.*", "CONSUMER.LIST.*")
-) + ("$JS.API.CONSUMER.INFO.*.*",)
+#: What an auditor asks beside: which streams and consumers there are, and any single message.
+_WATCHES = (
+    "$JS.API.INFO",
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.LIST",
+    "$JS.API.STREAM.MSG.GET.*",
+    "$JS.API.CONSUMER.NAMES.*",
+    "$JS.API.CONSUMER.LIST.*",
+    "$JS.API.CONSUMER.INFO.*.*",
+)
 
 RIGHTS: Mapping[Role, Rights] = {
     Role.PROVISIONER: Rights("LAB", (">",), (">",)),

@@ -39,7 +39,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Self
 
 import psycopg
 from psycopg import sql
@@ -101,20 +101,10 @@ def free_port(avoid: Sequence[int] = ()) -> int:
     """A free port below the range from which the system takes ports for outgoing connections, so that it is likely
     to be free again after the next boot."""
     for _ in range(200):
-        port = random.randint(20_000, 32_000)  # noqa: S311 - no secret
+        port = random.randint(20_000, 32_000)
         if port not in avoid and port_is_free(port):
             return port
     raise EmbeddedError(f"no free port between 20000 and 32000 on {LOOPBACK}")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _command_line(pid: int) -> str:
@@ -126,7 +116,7 @@ def _command_line(pid: int) -> str:
             return ""
     except OSError:
         return ""
-    ps = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True)  # noqa: S607
+    ps = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True)
     return ps.stdout.strip()
 
 
@@ -251,13 +241,14 @@ class _Guarded:
     def _wait_ready(self, ready: Callable[[], bool], timeout_s: float) -> None:
         if not _wait_until(lambda: not self.running or ready(), timeout_s):
             self.stop()
-            raise EmbeddedError(f"{self.name} did not answer within {timeout_s:g} s; {self._last_words()}")
+            raise EmbeddedError(f"{self.name} did not answer within {timeout_s:g} s; {self.last_words()}")
         if not self.running:
             code = self._guard.returncode if self._guard else "?"
             self._ask_guard(b"", 5)
-            raise EmbeddedError(f"{self.name} ended while starting (code {code}); {self._last_words()}")
+            raise EmbeddedError(f"{self.name} ended while starting (code {code}); {self.last_words()}")
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The end of the server's log, for a person."""
         try:
             lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -271,7 +262,7 @@ class _Guarded:
                 f"Stop that program, or choose another port with {setting} (clients must learn of it)."
             )
 
-    def __enter__(self) -> "_Guarded":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -494,13 +485,13 @@ class Cluster:
             return all(self._ask(i, "healthz") is not None for i, it in enumerate(self.servers) if it.running)
 
         if not _wait_until(healthy, timeout_s, step_s=0.05):
-            words = "; ".join(server._last_words() for server in self.servers)
+            words = "; ".join(server.last_words() for server in self.servers)
             raise EmbeddedError(f"the NATS cluster did not get ready within {timeout_s:g} s; {words}")
 
     def _ask(self, i: int, what: str) -> dict[str, Any] | None:
         url = f"http://{LOOPBACK}:{self._monitor[i]}/{what}"
         try:
-            with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
+            with urllib.request.urlopen(url, timeout=2) as answer:
                 return json.load(answer)
         except (OSError, urllib.error.URLError, ValueError):
             return None
@@ -509,22 +500,23 @@ class Cluster:
         """Which server leads a stream now, by its number; None while there is none."""
         for i, server in enumerate(self.servers):
             answer = self._ask(i, "jsz?accounts=1&streams=1") if server.running else None
-            for account in (answer or {}).get("account_details") or []:
-                for detail in account.get("stream_detail") or []:
-                    leader = (detail.get("cluster") or {}).get("leader")
-                    # Only the leader's own word counts: the others may not have heard of a change yet.
-                    if detail.get("name") == stream and leader == f"n{i}":
-                        return i
+            accounts: list[dict[str, Any]] = (answer or {}).get("account_details") or []
+            details: list[dict[str, Any]] = [it for account in accounts for it in account.get("stream_detail") or []]
+            for detail in details:
+                group: dict[str, Any] = detail.get("cluster") or {}
+                # Only the leader's own word counts: the others may not have heard of a change yet.
+                if detail.get("name") == stream and group.get("leader") == f"n{i}":
+                    return i
         return None
 
     def stop(self) -> None:
         with ThreadPoolExecutor(len(self.servers)) as pool:
-            list(pool.map(NatsServer.stop, self.servers))
+            list(pool.map(_Guarded.stop, self.servers))
 
     def kill(self, i: int) -> None:
         self.servers[i].kill()
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -754,7 +746,7 @@ class Postgres(_Guarded):
                 assert pipe is not None
                 pipe.close()
             if code != 0:
-                raise EmbeddedError(f"initdb failed (code {code}); {self._last_words()}")
+                raise EmbeddedError(f"initdb failed (code {code}); {self.last_words()}")
         finally:
             Path(name).unlink(missing_ok=True)
         new.rename(self._data)
@@ -905,7 +897,7 @@ class Servers:
         self._lock.acquire()
         try:
             # Postgres as another user must pass through this folder; the secrets in it are 0600 each.
-            os.chmod(self.data_dir, 0o711 if os.geteuid() == 0 else 0o700)  # noqa: S103
+            os.chmod(self.data_dir, 0o711 if os.geteuid() == 0 else 0o700)
             (self.data_dir / "log").mkdir(mode=0o700, exist_ok=True)
             with ThreadPoolExecutor(2) as pool:
                 starts = [pool.submit(server.start) for server in self._all]
@@ -920,11 +912,11 @@ class Servers:
         """Both, in good order; then the folder is free for another process."""
         try:
             with ThreadPoolExecutor(2) as pool:
-                list(pool.map(lambda server: server.stop(), self._all))
+                list(pool.map(_Guarded.stop, self._all))
         finally:
             self._lock.release()
 
-    def __enter__(self) -> "Servers":
+    def __enter__(self) -> Self:
         self.start()
         return self
 

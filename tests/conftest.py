@@ -115,7 +115,7 @@ def _given_nats(request: pytest.FixtureRequest) -> Iterator[GivenNats | None]:
 
 def _container(image: str, port: int) -> Any:
     try:
-        from testcontainers.core.container import DockerContainer  # pyright: ignore
+        from testcontainers.core.container import DockerContainer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise pytest.UsageError("--containers needs `pip install testcontainers` and a container engine") from error
     return DockerContainer(image).with_exposed_ports(port)
