@@ -139,7 +139,7 @@ def _plain_column(column: Any) -> list[Any]:
     values = _as_list(column)
     types = set(map(type, values))
     if not types <= _PLAIN:
-        values = [value.item() if isinstance(value, np.generic) else value for value in values]
+        values = [cast("Any", value).item() if isinstance(value, np.generic) else value for value in values]
         types = set(map(type, values))
         if not types <= _PLAIN:
             strange = ", ".join(sorted(kind.__name__ for kind in types - _PLAIN))

@@ -325,6 +325,8 @@ class Scan:
     scan_id: UUID | None = None
     status: Status | None = None
     attempt: int = 1
+    #: The attempt with which it was last put into its queue: a job of the queue lives through continued attempts.
+    queued_attempt: int = 1
     plan: Plan | None = None
     total_points: int = 0
     instruments: tuple[str, ...] = ()
@@ -694,7 +696,7 @@ def evolve(scan: Scan, event: ScanEvent) -> Scan:
         case ScanHeld():
             return replace(scan, status="paused", interrupted=True, held=True, wish=None)
         case ScanRestarted():
-            return replace(_ended(scan, "queued"), attempt=event.attempt)
+            return replace(_ended(scan, "queued"), attempt=event.attempt, queued_attempt=event.attempt)
     assert_never(event)
 
 

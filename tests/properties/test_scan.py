@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from domain import scan
 from domain.errors import Refused
-from domain.events import Event
 from domain.plan import Plan
 from domain.scan import (
     AbortScan,
@@ -96,7 +95,7 @@ OPENINGS = st.sampled_from(
 
 
 def makes_sense(state: Scan) -> None:
-    assert state.attempt >= 1
+    assert 1 <= state.queued_attempt <= state.attempt
     assert state.under_way == (state.station_id is not None) == (state.instance is not None)
     assert state.live == (state.under_way and not state.interrupted)
     if state.status is None:
@@ -160,9 +159,10 @@ def test_no_sequence_of_commands_leads_to_a_state_that_makes_no_sense(opening: l
 @given(st.lists(st.tuples(COMMANDS_, COMMANDS_), max_size=12))
 def test_evolve_takes_any_event_in_any_state(pairs: list[tuple[Any, Any]]) -> None:
     """A replay must never stop at history, whatever the rules were when it was written."""
-    found: list[Event] = []
+    found: list[ScanEvent] = []
     for status in ("running", "paused", "completed"):
-        for flags in ({}, {"interrupted": True}, {"wish": "pause"}, {"wish": "abort"}):
+        strange: list[dict[str, Any]] = [{}, {"interrupted": True}, {"wish": "pause"}, {"wish": "abort"}]
+        for flags in strange:
             at = Scan(scan_id=ID, status=status, plan=PLAN, total_points=3, station_id="s1", instance="a", **flags)
             for pair in pairs:
                 for order in pair:

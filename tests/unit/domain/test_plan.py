@@ -233,6 +233,8 @@ def test_a_sibling_that_left_a_channel_elsewhere_has_it_moved_back() -> None:
 
 def test_an_axis_that_repeats_a_position_moves_and_settles_at_each_repeat() -> None:
     assert [len(step.moves) for step in walk(plan(move("stage.x", listed(2, 2, 2), settle_s=1)))] == [1, 1, 1]
+    outer = plan(move("bath.t", listed(4, 4), move("stage.x", listed(0, 1), snake=True), settle_s=60))
+    assert [[m.channel for m in step.moves] for step in walk(outer)] == [["t", "x"], ["x"], ["t"], ["x"]]
 
 
 # ---------------------------------------------------------------------------------------------------------------- columns

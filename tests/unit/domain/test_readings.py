@@ -221,6 +221,7 @@ def test_an_attempt_that_is_over_is_not_opened_again() -> None:
 def test_opening_twice_is_harmless_until_a_point_is_recorded() -> None:
     given(opened()).when(open_()).then()
     given(opened(), frame(0, 4)).when(open_()).then_refused(WrongState, match="open already, at point 4")
+    given(opened(), frame(0, 4)).when(open_(from_point=4)).then_refused(WrongState, match="open already, at point 4")
 
 
 def test_the_first_attempt_begins_at_the_first_point_and_the_plan_keeps_its_length() -> None:

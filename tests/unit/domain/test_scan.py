@@ -180,6 +180,19 @@ def test_a_scan_that_is_over_can_be_restarted_from_the_first_point(end: Event) -
     given(*RUNNING, end, restarted).when(StartScan(scan_id=ID, attempt=2, **THERE)).then(again)
 
 
+def test_a_scan_remembers_with_which_attempt_it_was_queued_while_a_crash_raises_the_attempt() -> None:
+    restarted = ScanRestarted(
+        scan_id=ID, attempt=2, total_points=10, instruments=("dmm", "stage"), queue_id="main", priority="normal"
+    )
+    state = given(*RUNNING, FAILED, restarted).state
+    assert (state.attempt, state.queued_attempt) == (2, 2)
+    started = ScanStarted(scan_id=ID, attempt=2, total_points=10, **HERE)
+    interrupted = INTERRUPTED.model_copy(update={"attempt": 2})
+    so_far = (*RUNNING, FAILED, restarted, started, interrupted)
+    state = given(*so_far).when(CONTINUE).then(CONTINUED.model_copy(update={"attempt": 3}))
+    assert (state.attempt, state.queued_attempt) == (3, 2)
+
+
 # --------------------------------------------------------------------------------------------------------------- refusals
 
 
