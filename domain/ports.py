@@ -87,8 +87,24 @@ class Rack(Protocol):
         """How long the call that is now running on the instrument's connection has taken; 0 when idle."""
         ...
 
+    def overdue_s(self, name: str) -> float:
+        """`busy_s` if the running call has taken longer than it may, else 0: the connection hangs."""
+        ...
+
     def abandon(self, name: str) -> None:
         """Give up a hung connection: its thread is left behind, and the next `run` opens a fresh one."""
         ...
 
     def close(self) -> None: ...
+
+
+class Blobs(Protocol):
+    """Bytes too large for an event, kept under their SHA-256."""
+
+    def put(self, data: bytes) -> str:
+        """Keep the bytes, durably, and answer their SHA-256 in hex. Safe to repeat: the same bytes are kept once."""
+        ...
+
+    def get(self, sha256: str) -> bytes:
+        """The bytes, verified. Raises `NotFound`, or `ValueError` when what is kept is not what it was."""
+        ...

@@ -30,8 +30,9 @@ from bus.store import Fence
 from bus.streams import evt
 from domain.errors import LeaseLost
 from domain.lease import ExpireLease, Lease
-from domain.scan import InterruptScan
+from domain.scan import InterruptScan, ScanAborted
 from domain.station import LoseStation, Station
+from handlers.scan_orders import cancel_job_of
 
 log = logging.getLogger("labledger.leases")
 
@@ -182,7 +183,9 @@ async def expire_station(
                 await tx.decide("lease", name, ExpireLease(instrument=name, instance=instance, reason=reason))
         for scan_id in scans:
             interrupt = InterruptScan(scan_id=scan_id, reason=reason, instance=str(instance))
-            await tx.decide("scan", str(scan_id), interrupt)
+            events = await tx.decide("scan", str(scan_id), interrupt)
+            if any(isinstance(event, ScanAborted) for event in events):  # it was being aborted
+                await cancel_job_of(tx, scan_id, "aborted")
 
     station: Station = (await ledger.refresh("station", station_id)).state
     for name in station.instruments:

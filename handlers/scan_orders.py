@@ -80,17 +80,21 @@ async def abort_scan(command: AbortScan, ledger: Ledger, meta: Meta) -> Outcome:
 
     async def abort(tx: Transaction) -> None:
         events = await tx.decide("scan", str(command.scan_id), command)
-        if not any(isinstance(event, ScanAborted) for event in events):
-            return
-        scan: Scan = await tx.state("scan", str(command.scan_id))
-        for job_id in (job_of(command.scan_id, 1), job_of(command.scan_id, scan.attempt)):
-            job: Job = await tx.state("job", str(job_id))
-            if job.state in ("waiting", "retrying", "running"):
-                await tx.decide("job", str(job_id), CancelJob(job_id=job_id, reason=command.reason or "aborted"))
-                finish = FinishJob(queue_id=scan.queue_id, job_id=job_id, outcome="cancelled")
-                await tx.decide("queue", scan.queue_id, finish)
+        if any(isinstance(event, ScanAborted) for event in events):
+            await cancel_job_of(tx, command.scan_id, command.reason or "aborted")
 
     return await ledger.transact(abort, meta, lock=("scan", str(command.scan_id)))
+
+
+async def cancel_job_of(tx: Transaction, scan_id: UUID, reason: str) -> None:
+    """Take the job of a scan that was aborted out of its queue, unless it has ended already."""
+    scan: Scan = await tx.state("scan", str(scan_id))
+    job_id = job_of(scan_id, scan.queued_attempt)
+    job: Job = await tx.state("job", str(job_id))
+    if job.state in ("waiting", "retrying", "running"):
+        await tx.decide("job", str(job_id), CancelJob(job_id=job_id, reason=reason))
+        finish = FinishJob(queue_id=scan.queue_id, job_id=job_id, outcome="cancelled")
+        await tx.decide("queue", scan.queue_id, finish)
 
 
 @handles(RestartScan)

@@ -148,6 +148,11 @@ class Rack:
     def busy_s(self, name: str) -> float:
         return self._of(name).line.busy_s()
 
+    def overdue_s(self, name: str) -> float:
+        connection = self._of(name)
+        busy_s = connection.line.busy_s()
+        return busy_s if busy_s > (connection.line.grace_s or connection.longest_s) else 0.0
+
     def abandon(self, name: str) -> None:
         with self._lock:
             old = self._of(name)
@@ -215,8 +220,8 @@ class _Job(Protocol):
         """It was running when the connection was abandoned."""
         ...
 
-    def left_over(self, line: Line) -> None:
-        """It had not begun when the connection was abandoned or closed."""
+    def left_over(self, line: Line, moves: bool) -> None:
+        """It had not begun when the connection was abandoned (then a program moves to the next one) or closed."""
         ...
 
 
@@ -233,6 +238,7 @@ class Connection:
         self._thread: Thread | None = None
         self._current: _Job | None = None
         self._ended = False
+        self._given_up = False
 
     def submit(self, job: _Job) -> None:
         with self._lock:
@@ -242,19 +248,20 @@ class Connection:
                     self._thread.start()
                 self._queue.put(job)
                 return
-        job.left_over(self.line)
+        job.left_over(self.line, self._given_up)
 
     def abandon(self) -> None:
         with self._lock:
-            self.line.abandoned = True
-            self._ended = True
+            self._given_up = self._ended = True
             current = self._current
+        # First the outcome, then the mark: the thread that is left behind must not get its own end in before.
+        if current is not None:
+            current.hung(self.line)
+        self.line.abandoned = True
         self._queue.put(None)
         # A call that is blocked in the operating system may end when its handle is taken away; if that
         # hangs too, it hangs on a thread of its own.
         Thread(target=self._cut, name=f"cutting {self.line.key}", daemon=True).start()
-        if current is not None:
-            current.hung(self.line)
         self._sweep()
 
     def send_close(self) -> None:
@@ -272,15 +279,15 @@ class Connection:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             with self._lock:
-                if self.line.abandoned:
+                if self._given_up:
                     break
                 self._current = job
             job.run(self.instruments)
             self._current = None
         if job is not None:
-            job.left_over(self.line)
+            job.left_over(self.line, self._given_up)
         self._sweep()
-        if self.line.abandoned:
+        if self._given_up:
             return
         for instrument in self.instruments.values():
             if instrument.opened:
@@ -296,7 +303,7 @@ class Connection:
             except Empty:
                 return
             if job is not None:
-                job.left_over(self.line)
+                job.left_over(self.line, self._given_up)
 
     def _cut(self) -> None:
         for instrument in self.instruments.values():
@@ -356,8 +363,8 @@ class _Direct(_Job):
         except InvalidStateError:
             pass
 
-    def left_over(self, line: Line) -> None:
-        if line.abandoned:
+    def left_over(self, line: Line, moves: bool) -> None:
+        if moves:
             self._rack.submit_again(self)
         elif self._future.set_running_or_notify_cancel():
             self._future.set_exception(Abandoned(f"the connection {line.key} was closed before the program began"))
@@ -414,7 +421,7 @@ class _Call(_Job):
         except RuntimeError:
             pass
 
-    def left_over(self, line: Line) -> None:
+    def left_over(self, line: Line, moves: bool) -> None:
         if self.claim():
             self._error = Abandoned(f"the connection {line.key} was given up while {self.instrument} waited for it")
             self.done.release()

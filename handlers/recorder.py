@@ -1,0 +1,100 @@
+"""The recorder: makes a running scan's frames durable, one after the other, each riding on the station's lease.
+
+It lives on the thread of the scan with an event loop and a NATS connection of its own: handing each frame to the
+station's loop and back would cost more than the frame. The loop runs only while a frame is on its way.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from bus.connection import Bus
+from bus.envelope import Head, Meta
+from bus.errors import Fenced
+from bus.store import Change, EventStore, Fence
+from domain.errors import LeaseLost
+from domain.ports import Blobs
+from domain.readings import ArrayRef, BranchColumns, ReadingsRecorded, frame_body
+
+#: How a recorder comes to its connection: called on the scan's thread, within its loop.
+Connect = Callable[[], Any]
+
+
+class Recorder:
+    """A `FrameWriter` on the event store. Made and used on one thread; `close` it there."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop],
+        blobs: Blobs,
+        scan_id: UUID,
+        attempt: int,
+        columns: Sequence[BranchColumns],
+        head: Head,
+        fence: Fence,
+        meta: Meta,
+    ) -> None:
+        self._blobs = blobs
+        self._scan_id = scan_id
+        self._attempt = attempt
+        self._names = [list(branch.in_frame) for branch in columns]
+        self._units = [[c.unit for c in branch.columns if c.type != "array"] for branch in columns]
+        self._fence = fence
+        self._meta = meta
+        #: Set (by the station) when this thread was left behind in a call that hung: what it measures is void.
+        self.abandoned = False
+        #: Where the history of the readings ends: what the next event follows.
+        self.head = head
+        self._loop = loop_factory()
+        self._bus: Bus = self._loop.run_until_complete(connect())
+        # A scan waits for NATS as long as it takes: its points are in memory, and nothing moves meanwhile.
+        self._store = EventStore(self._bus, patience_s=float("inf"))
+        self._change = Change("readings", str(scan_id), (), head, fenced=True)
+
+    def record(
+        self, branch: int, first_point: int, times: list[float], columns: list[list[Any]], arrays: dict[str, list[Any]]
+    ) -> None:
+        """Store a frame and wait until it is durable. Safe to repeat: its message id names scan, attempt and point.
+
+        Raises `LeaseLost`."""
+        if self.abandoned:
+            raise LeaseLost("this run of the scan was given up while a call hung")
+        refs = {name: self._keep(values) for name, values in arrays.items()}
+        body = frame_body(
+            scan_id=self._scan_id,
+            attempt=self._attempt,
+            branch=branch,
+            first_point=first_point,
+            names=self._names[branch],
+            units=self._units[branch],
+            time=times,
+            values=columns,
+            arrays=refs,
+        )
+        change = Change("readings", self._change.id, (), self.head, fenced=True)
+        message_id = f"{self._scan_id}:{self._attempt}:{first_point}"
+        append = self._store.append_frame(change, ReadingsRecorded.TYPE, body, self._meta, self._fence, message_id)
+        try:
+            self.head = self._loop.run_until_complete(append)
+        except Fenced as error:
+            raise LeaseLost(str(error)) from error
+
+    def _keep(self, values: list[Any]) -> ArrayRef:
+        # The blob is durable before the event that names it.
+        stacked = np.ascontiguousarray(np.stack(values))
+        sha256 = self._blobs.put(stacked.tobytes())
+        return ArrayRef(sha256=sha256, dtype=stacked.dtype.str, shape=stacked.shape)
+
+    def idle(self) -> None:
+        """Let the connection answer its pings while the scan has nothing to record."""
+        self._loop.run_until_complete(asyncio.sleep(0.001))
+
+    def close(self) -> None:
+        try:
+            self._loop.run_until_complete(self._bus.close())
+        finally:
+            self._loop.close()
