@@ -6,7 +6,7 @@ What is retried, at most twice, each time reported to `on_trouble` first:
 * no answer, wrong answer: after `identify` has shown that the line is in step. Reads are read again. A write is
   repeated only if a read-back shows that it was not done; where the channel cannot be read back, or reads neither
   the old value nor the new one, it is not repeated and the error rises.
-* gone: the same, after `close`, `open`, and an `identify` that equals the first one.
+* gone, or silent to `identify` as well: the same, after `close`, `open`, and an `identify` that equals the first one.
 * `stop` and `safe` mean the same when done twice, so they are repeated without a read-back.
 
 A driver may have `readback(name)`: the value that it was last told, where `read` gives another thing (a stage on its
@@ -194,9 +194,11 @@ class Careful:
                 raise InstrumentRefused(f"{self.name} has no channel {name}; it has {', '.join(self._channels)}")
             if channel.kind == "w":
                 raise InstrumentRefused(f"{self.name}.{name} can only be written")
-        # Only a tuple cannot change behind our back. A name given twice is answered once.
-        self._names = names if type(names) is tuple else None
-        self._count = len(set(names)) + 1  # and the time
+        # The number of values of an answer of floats only (one is the time); no answer has -1.
+        plain = all(self._channels[name].type == "float" for name in names)
+        self._count = len(set(names)) + 1 if plain else -1
+        # Only a tuple cannot change behind our back.
+        self._names = names if isinstance(names, tuple) else None
 
     def _check_answer(self, names: Sequence[str], answer: Mapping[str, Value], asked: float) -> None:
         """Raises `WrongAnswer`. Answers of floats only do not come here, as long as there are as many as asked for."""
@@ -290,7 +292,7 @@ class Careful:
         answer: Any = self._timed(lambda: self._settled(name))
         if not isinstance(answer, (bool, np.bool_)):
             raise WrongAnswer(f"{self.name} answered {answer!r} when asked whether {name} is settled")
-        return bool(answer)
+        return bool(cast(object, answer))
 
     def _told(self, order: Callable[[], None]) -> None:
         def once() -> None:
@@ -378,20 +380,25 @@ class Careful:
 
     def _recover(self, error: InstrumentError) -> None:
         """Brings the line in step, or raises."""
-        if isinstance(error, Gone) or not self.opened:
-            self.opened = False
+        if self.opened and not isinstance(error, Gone):
+            # A late answer to the question that timed out would be taken for the answer to the next one. The identity
+            # cannot be mistaken for anything else, so ask for it until it comes.
             try:
-                self._timed(self.driver.close)
-            except (InstrumentError, OSError) as closing:
-                log.debug("closing %s after %r: %r", self.name, error, closing)
-            self._timed(self._open)
-            return
-        # A late answer to the question that timed out would be taken for the answer to the next one. The identity
-        # cannot be mistaken for anything else, so ask for it until it comes.
-        for _ in range(RETRIES):
-            if self._timed(self.driver.identify) == self._identities.get(self.name):
-                return
-        raise WrongAnswer(f"{self.name} is out of step: it does not answer who it is") from error
+                for _ in range(RETRIES):
+                    if self._timed(self.driver.identify) == self._identities.get(self.name):
+                        return
+            except (NoAnswer, Gone, OSError) as silence:
+                # Twice silent is as good as gone: over a socket that the device has closed, that is all one hears.
+                self._line.check()
+                log.debug("%s does not answer who it is either: %r", self.name, silence)
+            else:
+                raise WrongAnswer(f"{self.name} is out of step: it does not answer who it is") from error
+        self.opened = False
+        try:
+            self._timed(self.driver.close)
+        except (InstrumentError, OSError) as closing:
+            log.debug("closing %s after %r: %r", self.name, error, closing)
+        self._timed(self._open)
 
     def _open(self) -> None:
         self._line.grace_s = self._open_timeout_s

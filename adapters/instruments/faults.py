@@ -15,7 +15,6 @@ is looked at again at the next call.
 """
 
 import json
-import os
 import random
 import time
 from collections import Counter, deque
@@ -182,7 +181,7 @@ class FaultControl:
             return
         self._looked_at = now
         try:
-            found = os.stat(path)
+            found = path.stat()
         except FileNotFoundError:
             self._order, self._stamp = _Order(), None
             return

@@ -68,7 +68,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from adapters.instruments.line import Line
-from domain.errors import Gone, InstrumentError, InstrumentRefused, NoAnswer, WrongAnswer
+from domain.errors import Gone, InstrumentRefused, NoAnswer, WrongAnswer
 from domain.ports import Channel, Value
 
 T = TypeVar("T")
@@ -86,6 +86,7 @@ NAN, INFINITY = 9.91e37, 9.9e37
 
 _DRAIN_S = 0.05
 _MOST_ERRORS = 20
+_MOST_ANSWERS = 100
 
 
 def _is_pattern(text: str) -> str:
@@ -286,10 +287,11 @@ class Driver:
             self._resource.chunk_size = settings.chunk_bytes
             if settings.baud_rate is not None and hasattr(self._resource, "baud_rate"):
                 self._resource.baud_rate = settings.baud_rate
+            # Whoever spoke with it before may have left an answer behind.
+            self._out_of_step = True
             who = self.identify()
             if not re.search(self.table.identity.pattern, who):
                 raise Gone(f"{self.address}: {who!r} answers, expected {self.table.identity.pattern!r}")
-            self._out_of_step = False
             if self.table.instrument.init:
                 self._line.guard()
                 self._order(self.table.instrument.init)
@@ -444,19 +446,29 @@ class Driver:
 
     def _clear(self) -> None:
         """Throws away what the device may still have to say."""
+        # A socket has no device clear; pyvisa-py 0.8.1 reads it empty, and spins for ever when the peer has closed it.
+        if self.address.upper().endswith("::SOCKET"):
+            self._drain()
+        else:
+            try:
+                self._visa(self._resource.clear)
+            except (NotImplementedError, WrongAnswer):
+                self._drain()  # simulations cannot be cleared, and some kinds of line neither
+        self._out_of_step = False
+
+    def _drain(self) -> None:
+        # Only where there is no device clear: a device that is read with nothing to say notes an error (-420).
         resource = self._resource
-        try:
-            self._visa(resource.clear)
-        except InstrumentError:
-            pass  # not every kind of line can be cleared (sockets, simulations); it is drained in any case
         patience_ms, resource.timeout = resource.timeout, _DRAIN_S * 1e3
         try:
-            while True:
-                self._visa(resource.read_raw)
+            for _ in range(_MOST_ANSWERS):
+                if not self._visa(resource.read_raw):
+                    return
         except (NoAnswer, WrongAnswer):
-            self._out_of_step = False
+            return
         finally:
             resource.timeout = patience_ms
+        raise WrongAnswer(f"{self.address} does not stop talking")
 
     def _visa(self, call: Callable[[], T]) -> T:
         """The call, with VISA's failures put into our four."""

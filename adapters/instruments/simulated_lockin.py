@@ -24,7 +24,7 @@ class Options(SimulatedOptions):
     cutoff_hz: float = Field(default=1000.0, gt=0)
     noise_v: float = Field(default=1e-6, ge=0)
     """Standard deviation of x and y at a time constant of 1 s."""
-    time_constant_s: float = Field(default=0.003, ge=1e-5, le=1e3)
+    time_constant_s: float = Field(default=0.003, ge=1e-5, le=100.0)
     """Time constant after power-on."""
 
 
@@ -51,7 +51,9 @@ class Driver(Simulated[Options]):
             "frequency": Channel(kind="rw", unit="Hz", limits=(0.001, 102000.0), doc="Reference.", source="oscillator"),
             "amplitude": Channel(kind="rw", unit="V", limits=(0.0, 5.0), doc="Drive (rms).", source="oscillator"),
             "phase": Channel(kind="rw", unit="deg", limits=(-180.0, 180.0), doc="Reference phase.", source="setting"),
-            "time_constant": Channel(kind="rw", unit="s", limits=(1e-5, 1e3), doc="Low-pass filter.", source="setting"),
+            "time_constant": Channel(
+                kind="rw", unit="s", limits=(1e-5, 100.0), doc="Low-pass filter.", source="setting"
+            ),
             "reads": READS,
         }
 

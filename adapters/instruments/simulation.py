@@ -30,7 +30,7 @@ from domain.errors import Gone, InstrumentRefused
 from domain.ports import Channel, Value
 
 D = TypeVar("D")
-O = TypeVar("O", bound="SimulatedOptions")
+Opt = TypeVar("Opt", bound="SimulatedOptions")
 
 READS = Channel(
     kind="rw",
@@ -141,13 +141,13 @@ class SimulatedOptions(BaseModel):
     noise_by: Literal["inputs", "count"] = "inputs"
 
 
-class Simulated(Generic[O]):
+class Simulated(Generic[Opt]):
     """What every simulated driver does alike. A subclass fills `settings` (rw channels and their values, kept on the
     device), and says what its other channels read."""
 
     model: ClassVar[str]
 
-    def __init__(self, address: str, options: O, line: Line | None) -> None:
+    def __init__(self, address: str, options: Opt, line: Line | None) -> None:
         self.address = address
         self.options = options
         self.line = line or Line(address)
