@@ -12,7 +12,8 @@ from typing import Any
 from faststream import AckPolicy
 from faststream.message import StreamMessage
 from faststream.nats import JStream, NatsBroker, PullSub
-from faststream.nats.message import NatsMessage
+from faststream.nats.annotations import NatsMessage
+from faststream.security import SASLPlaintext
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy as JsAckPolicy
 from nats.js.api import ConsumerConfig
@@ -34,7 +35,7 @@ def make_broker(url: str | Sequence[str], name: str, credentials: Credentials | 
     """A broker that reconnects for ever. It connects when it is started."""
     options: dict[str, Any] = {}
     if credentials and credentials.user:
-        options = {"user": credentials.user, "password": credentials.password}
+        options = {"security": SASLPlaintext(credentials.user, credentials.password or "", use_ssl=False)}
     return NatsBroker(
         url,
         name=name,
@@ -69,7 +70,7 @@ def subscribe(
         pull_sub=PullSub(batch_size=batch, timeout=2.0),
         ack_policy=AckPolicy.MANUAL,
         decoder=_raw,
-        inbox_prefix=inbox_prefix.encode(),
+        inbox_prefix=f"{inbox_prefix}.".encode(),
         config=ConsumerConfig(
             ack_policy=JsAckPolicy.EXPLICIT,
             ack_wait=ack_wait_s,

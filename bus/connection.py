@@ -51,6 +51,7 @@ class Bus:
     def __init__(self, nc: Client, name: str) -> None:
         self.nc = nc
         self.name = name
+        self.closing = False
         self._prefix = ""
         self._token = 0
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
@@ -111,6 +112,7 @@ class Bus:
         return json.loads(msg.data)
 
     async def close(self) -> None:
+        self.closing = True
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(Unavailable("the connection was closed"))
@@ -137,22 +139,24 @@ async def connect(
     credentials = credentials or Credentials()
 
     async def on_error(error: Exception) -> None:
-        log.warning("%s: %s", name, error or type(error).__name__)
+        log.warning("%s: %s", name, str(error) or type(error).__name__)
 
     async def on_disconnect() -> None:
-        log.warning("%s: connection to NATS lost", name)
+        if not bus.closing:
+            log.warning("%s: connection to NATS lost", name)
 
     async def on_reconnect() -> None:
         log.warning("%s: connected to NATS again", name)
 
+    bus = Bus(Client(), name)
     deadline = asyncio.get_running_loop().time() + first_try_s
     options: dict[str, Any] = {}
     if credentials.user:
         options = {"user": credentials.user, "password": credentials.password}
     while True:
-        nc = Client()
+        bus.nc = Client()
         try:
-            await nc.connect(
+            await bus.nc.connect(
                 url,
                 name=name,
                 error_cb=on_error,
@@ -173,7 +177,6 @@ async def connect(
                 raise Unavailable(f"cannot connect to NATS at {url}: {error}") from error
             await asyncio.sleep(0.1)
     # Only from here on: during the first connect nats-py would retry silently for ever.
-    nc.options["allow_reconnect"] = True
-    bus = Bus(nc, name)
+    bus.nc.options["allow_reconnect"] = True
     await bus.start()
     return bus

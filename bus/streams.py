@@ -5,7 +5,7 @@ touch a stream whose protection differs from ours; it never loosens anything.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ STREAMS: dict[str, dict[str, Any]] = {
         "allow_batched": True,
         "duplicate_window": HOUR_NS,
         "compression": "s2",
+        # What was stored, for live listeners: dashboards hear it without a consumer, and only once it is durable.
+        "republish": {"src": "evt.>", "dest": "live.evt.>"},
     },
     CMD: _FILE
     | {
@@ -90,10 +92,10 @@ def differences(name: str, found: Mapping[str, Any]) -> list[str]:
     return answer
 
 
-async def check(bus: Bus) -> dict[str, list[str]]:
+async def check(bus: Bus, names: Iterable[str] = tuple(STREAMS)) -> dict[str, list[str]]:
     """For each stream what is wrong with it: nothing, "missing", or the differing settings."""
     answer: dict[str, list[str]] = {}
-    for name in STREAMS:
+    for name in names:
         info = await bus.api(f"STREAM.INFO.{name}")
         answer[name] = ["missing"] if "error" in info else differences(name, info["config"])
     return answer
@@ -124,10 +126,10 @@ async def provision(bus: Bus, replicas: int = 1) -> None:
             raise BusError(f"cannot create stream {name}: {error.get('description')}")
 
 
-async def provisioned(bus: Bus) -> bool:
-    """True once every stream answers as it must."""
+async def provisioned(bus: Bus, names: Iterable[str] = tuple(STREAMS)) -> bool:
+    """True once these streams answer as they must."""
     try:
-        return not any((await check(bus)).values())
+        return not any((await check(bus, names)).values())
     except Unavailable:
         return False
 
@@ -135,3 +137,8 @@ async def provisioned(bus: Bus) -> bool:
 def evt(kind: str, id_: str) -> str:
     """The literal subject of an aggregate."""
     return f"evt.{kind}.{id_}"
+
+
+def live(kind: str, id_: str) -> str:
+    """Where an aggregate's events are heard once they are stored (`*` for any)."""
+    return f"live.evt.{kind}.{id_}"

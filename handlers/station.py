@@ -28,7 +28,7 @@ from bus.envelope import Meta
 from bus.errors import BusError, Fenced, Unavailable
 from bus.ids import uuid7
 from bus.ledger import Ledger, Loaded, Transaction
-from bus.streams import evt
+from bus.streams import evt, live
 from bus.work import Work
 from domain.errors import (
     Gone,
@@ -402,8 +402,6 @@ class _Execution:
         #: Set when something was said about the scan, or the station stops.
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        #: Each batch of this execution has a message key of its own.
-        self._step = 0
 
     def stop(self, why: str) -> None:
         """Stop before the next point; abort and shutdown do not wait for a move to settle either."""
@@ -422,7 +420,7 @@ class _Execution:
         async def on_event(_: Msg) -> None:
             self._news.set()  # only a hint: what was said is read from the ledger
 
-        hint = await self._station.bus.nc.subscribe(evt("scan", str(self._id)), cb=on_event)
+        hint = await self._station.bus.nc.subscribe(live("scan", str(self._id)), cb=on_event)
         try:
             while True:
                 await self._station.holding.wait_until_trusted()
@@ -705,8 +703,7 @@ class _Execution:
 
     async def _store(self, work: Callable[[Transaction], Awaitable[None]], *, fenced: bool = True) -> None:
         """One batch, riding on the lease where it touches the readings. Raises `LeaseLost` when that has passed on."""
-        self._step += 1
-        meta = self._station.meta(f"{self._id}-{self._work.dispatch}-{self._step}")
+        meta = self._station.meta(uuid7())
         scan: Scan = (await self._ledger.load("scan", str(self._id))).state
         fence = self._station.holding.fence(scan.instruments) if fenced else None
         try:

@@ -1,0 +1,257 @@
+"""The roles that processes play, put together: adapters into ports, consumers onto the broker.
+
+    commands      decides commands, reacts to events, fires timers, watches stations
+    projections   fills the read models
+    station NAME  holds the instruments of one station and runs scans on them
+
+Each runs until it is told to stop (SIGTERM, Ctrl-C), any number of times over on any number of machines; only a station
+runs once, which its leases see to.
+"""
+
+import asyncio
+import importlib
+import logging
+import pkgutil
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from importlib.metadata import PackageNotFoundError, version
+
+import handlers
+from bus import broker as brokers
+from bus import streams
+from bus.commands import CommandConsumer
+from bus.connection import Bus, connect
+from bus.ledger import Ledger
+from bus.parking import Parking
+from bus.reactions import Consumer, Reactor
+from bus.roles import Role
+from bus.store import EventStore
+from handlers.dispatch_jobs import ASSIGN, assign_scan
+from handlers.fire_timers import fire_timer
+from handlers.station import StationRunner, StationSettings
+from handlers.watch_stations import Watchdog
+from labledger.settings import Connection, Settings, SettingsError
+
+log = logging.getLogger("labledger")
+
+
+def loop_factory() -> asyncio.AbstractEventLoop:
+    """uvloop where it is installed, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def release() -> str:
+    try:
+        return version("labledger")
+    except PackageNotFoundError:
+        return "0"
+
+
+def consumers() -> list[Consumer]:
+    """Every consumer in `handlers`. The folder is the list; importing it also brings in the handlers of commands."""
+    found: list[Consumer] = []
+    for module in pkgutil.iter_modules(handlers.__path__, "handlers."):
+        consumer = getattr(importlib.import_module(module.name), "consumer", None)
+        if isinstance(consumer, Consumer):
+            found.append(consumer)
+    return found
+
+
+async def connected(connection: Connection, name: str, *, first_try_s: float = 30.0) -> Bus:
+    return await connect(list(connection.nats_urls), name, connection.credentials, first_try_s=first_try_s)
+
+
+async def provision(settings: Settings) -> None:
+    """Create the streams, or see that they are right. Raises `StreamDiffers`."""
+    bus = await connected(settings.connection(Role.PROVISIONER), "labledger-provisioner")
+    try:
+        await streams.provision(bus, settings.nats.replicas)
+    finally:
+        await bus.close()
+
+
+async def _streams_there(bus: Bus) -> None:
+    """Wait until the provisioner has done its work."""
+    told = False
+    while not await streams.provisioned(bus, (streams.EVT, streams.CMD)):
+        if not told:
+            log.info("waiting for the streams: `labledger provision` creates them")
+            told = True
+        await asyncio.sleep(0.2)
+
+
+async def run_commands(settings: Settings, stopped: asyncio.Event) -> None:
+    """Decide commands and react to events, until stopped."""
+    connection = settings.connection(Role.COMMANDS)
+    bus = await connected(connection, "labledger-commands")
+    await _streams_there(bus)
+    ledger = Ledger(EventStore(bus))
+    parking = Parking(ledger)
+    commands = CommandConsumer(bus, ledger, parking)
+    reactor = Reactor(ledger, parking, {})
+    broker = brokers.make_broker(list(connection.nats_urls), "labledger-commands-work", connection.credentials)
+    inbox = connection.credentials.inbox_prefix
+    found = consumers()
+
+    brokers.subscribe(
+        broker,
+        commands.on_message,
+        stream=streams.CMD,
+        subject="cmd.*.*",
+        durable="commands",
+        inbox_prefix=inbox,
+        batch=64,
+    )
+    for consumer in found:
+        reactor.attach(broker, consumer, inbox)
+    brokers.subscribe(
+        broker,
+        lambda msg: assign_scan(msg, ledger),
+        stream=streams.CMD,
+        subject=f"cmd.work.scan.{ASSIGN}",
+        durable="assign-scans",
+        inbox_prefix=inbox,
+    )
+    brokers.subscribe(
+        broker,
+        lambda msg: fire_timer(msg, bus),
+        stream=streams.TIM,
+        subject="timer.>",
+        durable="timers",
+        inbox_prefix=inbox,
+    )
+    watchdog = asyncio.create_task(Watchdog(bus, ledger, settings.lease.ttl_s).run())
+    await broker.start()
+    log.info("commands: ready, with %d consumers", len(found))
+    try:
+        await _until(stopped, watchdog)
+    finally:
+        await broker.stop()
+        await bus.close()
+
+
+async def run_station(settings: Settings, stopped: asyncio.Event, name: str) -> None:
+    """Hold the instruments of a station and run scans on them, until stopped or replaced."""
+    from adapters.instruments.rack import InstrumentConfig, Rack
+    from adapters.storage.local import LocalBlobs
+
+    station = settings.stations.get(name)
+    if station is None:
+        known = ", ".join(settings.stations) or "none"
+        raise SettingsError(f"there is no station {name!r} in the settings; there are: {known}")
+    if name == ASSIGN:
+        raise SettingsError(f"a station cannot be called {name!r}: choose another name")
+    configs = {key: InstrumentConfig.model_validate(value) for key, value in station.instruments.items()}
+    if not configs:
+        raise SettingsError(f"station {name!r} has no instruments: add [stations.{name}.instruments.NAME]")
+    connection = settings.connection(Role.STATION)
+    bus = await connected(connection, f"labledger-station-{name}")
+    await _streams_there(bus)
+    rack = Rack(configs)
+    runner = StationRunner(
+        bus,
+        Ledger(EventStore(bus, patience_s=60)),
+        rack,
+        LocalBlobs(settings.blob_dir),
+        StationSettings(
+            station_id=name,
+            version=release(),
+            drivers={key: (config.driver, config.address) for key, config in configs.items()},
+            ttl_s=settings.lease.ttl_s,
+            beat_s=settings.lease.beat_s,
+        ),
+        connect=lambda: connected(connection, f"labledger-recorder-{name}"),
+        loop_factory=loop_factory,
+    )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bus.close)
+        stack.callback(rack.close)
+        await runner.start()
+        durable = f"station-{name}"
+        # The predecessor's unfinished work comes back at once, not when its time to acknowledge is over.
+        await bus.api(f"CONSUMER.DELETE.{streams.CMD}.{durable}")
+        broker = brokers.make_broker(list(connection.nats_urls), f"labledger-station-{name}-work", connection.credentials)
+        brokers.subscribe(
+            broker,
+            runner.on_work,
+            stream=streams.CMD,
+            subject=f"cmd.work.scan.{name}",
+            durable=durable,
+            inbox_prefix=connection.credentials.inbox_prefix,
+            batch=1,
+            max_ack_pending=256,
+        )
+        beats = asyncio.create_task(runner.run())
+        stack.callback(beats.cancel)
+        await broker.start()
+        stack.push_async_callback(broker.stop)
+        log.info("station %s: ready, run %s", name, runner.instance)
+        try:
+            await _until(stopped, beats)
+        finally:
+            with suppress(Exception):
+                await runner.stop()
+
+
+async def run_projections(settings: Settings, stopped: asyncio.Event) -> None:
+    """Fill the read models, until stopped."""
+    from bus.projector import Projector
+    from projections import projections
+
+    connection = settings.connection(Role.PROJECTIONS)
+    if connection.postgres_url is None:
+        raise SettingsError("no address of Postgres: set LABLEDGER_POSTGRES_URL, or use `labledger up`")
+    bus = await connected(connection, "labledger-projections")
+    await _streams_there(bus)
+    projector = Projector(
+        bus,
+        connection.postgres_url,
+        projections(),
+        batch_events=settings.projections.batch_events,
+        batch_s=settings.projections.batch_s,
+    )
+    running = asyncio.create_task(projector.run())
+    try:
+        await _until(stopped, running)
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        await bus.close()
+
+
+async def _until(stopped: asyncio.Event, *tasks: "asyncio.Task[None]") -> None:
+    """Until somebody asks to stop, or one of the tasks ends (which none should)."""
+    waiting = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+                raise RuntimeError("a loop that runs for ever has ended")
+    finally:
+        waiting.cancel()
+        for task in tasks:
+            task.cancel()
+
+
+def run_role(role: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run a role to its end, on SIGTERM and Ctrl-C in good order."""
+
+    async def main() -> None:
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        await role(stopped)
+
+    # A thread that measures must not keep the beats waiting for the interpreter's lock.
+    sys.setswitchinterval(0.001)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
