@@ -297,6 +297,7 @@ class Careful:
     def _told(self, order: Callable[[], None]) -> None:
         def once() -> None:
             self._line.guard()
+            self._last.clear()  # it stands elsewhere now
             self._timed(order)
 
         try:

@@ -6,7 +6,7 @@ Two ways to run a program:
   instruments themselves. Nothing limits the length of its calls but the drivers; the station watches `busy_s` and calls
   `abandon`. Another program on the connection waits until it has ended.
 * **By proxy**, when it needs several connections: it runs on a thread of its own and hands each call to the owning
-  thread, about 20 us. A call that takes longer than `call_timeout_s` raises `NoAnswer`; waiting for the connection while
+  thread, 10 us where both threads share a core and up to 80 us where a sleeping core must be woken. A call that takes longer than `call_timeout_s` raises `NoAnswer`; waiting for the connection while
   others use it does not count. Two such programs on one connection take turns call by call.
 
 An abandoned connection is replaced: programs that had not begun move to the fresh one, calls that waited raise

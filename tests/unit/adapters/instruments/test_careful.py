@@ -215,6 +215,16 @@ def test_a_write_that_left_the_device_somewhere_else_is_not_repeated() -> None:
     assert "neither where it was nor where it was sent" in raised.value.__notes__[0]
 
 
+def test_after_safe_a_write_that_was_not_done_is_repeated() -> None:
+    bench = Bench()
+    bench.careful.write("level", 1.0)
+    bench.careful.safe()
+    bench.device.levels["level"] = 0.0
+    bench.device.script["write"] = [NoAnswer("lost")]
+    assert bench.careful.write("level", 5.0) == 5.0
+    assert bench.count("write") == 3
+
+
 def test_a_write_to_what_does_not_come_to_rest_is_not_repeated() -> None:
     bench = Bench()
     bench.device.is_settled = False

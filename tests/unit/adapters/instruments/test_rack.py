@@ -144,12 +144,16 @@ def test_a_second_program_on_a_connection_waits_for_the_first(make: Callable[...
     rack = make(a=trivial())
     go = Event()
     order: list[int] = []
-    first = rack.run(["a"], lambda _: (go.wait(5), order.append(1)))
-    second = rack.run(["a"], lambda _: order.append(2))
+
+    def first(_: Instruments) -> None:
+        assert go.wait(5)
+        order.append(1)
+
+    futures = [rack.run(["a"], first), rack.run(["a"], lambda _: order.append(2))]
     sleep(0.03)
     assert order == []
     go.set()
-    wait([first, second], 5)
+    wait(futures, 5)
     assert order == [1, 2]
 
 
@@ -325,6 +329,16 @@ def test_a_device_that_cannot_be_opened_fails_the_program_before_it_begins(make:
     assert begun == []
     rack.faults("a").plug()
     assert rack.run(["a", "b"], ping).result(5)
+
+
+def test_opening_has_a_time_of_its_own(make: Callable[..., Rack]) -> None:
+    rack = make(a=trivial(faults={}, call_timeout_s=0.05, open_timeout_s=0.5), b=trivial())
+    rack.faults("a").next("hang", on="open", for_s=0.2)
+    assert rack.run(["a", "b"], ping).result(5)
+    rack.abandon("a")
+    rack.faults("a").next("hang", on="open", for_s=1.5)
+    with pytest.raises(NoAnswer, match=r"open of a has not come back after 0\.5 s"):
+        rack.run(["a", "b"], ping).result(5)
 
 
 def test_a_closed_rack_runs_nothing(make: Callable[..., Rack]) -> None:
