@@ -229,6 +229,23 @@ def test_busy_tells_how_long_the_call_takes_that_is_running(make: Callable[..., 
     assert rack.busy_s("a") == 0.0
 
 
+def test_a_call_is_overdue_once_it_takes_longer_than_it_may(make: Callable[..., Rack]) -> None:
+    rack = make(a=trivial(faults={}, call_timeout_s=0.15, open_timeout_s=0.6))
+    control = rack.faults("a")
+    control.next("hang", on="open", for_s=0.3)
+    control.next("hang", on="read")
+    future = rack.run(["a"], lambda instruments: instruments["a"].read(["a"]))
+    while not control.calls["read"]:  # opening takes longer than a call may, and is not overdue
+        assert rack.overdue_s("a") == 0.0
+        sleep(0.01)
+    assert rack.overdue_s("a") == 0.0
+    until(lambda: rack.overdue_s("a"))
+    assert 0.15 < rack.overdue_s("a") < 1.0
+    control.release()
+    future.result(5)
+    assert rack.overdue_s("a") == 0.0
+
+
 def test_an_abandoned_program_cannot_reach_the_device_again(make: Callable[..., Rack]) -> None:
     rack = make(a=trivial(faults={}))
     control = rack.faults("a")
