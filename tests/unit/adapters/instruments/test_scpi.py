@@ -254,6 +254,14 @@ class Server:
         self.hang_up = False
         threading.Thread(target=self._serve, daemon=True).start()
 
+    def hangs_up_after(self, writes: int) -> None:
+        """At the next line. A write has no answer, so it may still be on its way when the caller goes on."""
+        deadline = time.monotonic() + 5.0
+        while self.writes < writes:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        self.hang_up = True
+
     def _serve(self) -> None:
         while True:
             try:
@@ -312,7 +320,7 @@ def test_over_a_socket_an_answer_that_comes_too_late_is_thrown_away(server: Serv
 
 def test_over_a_socket_a_device_that_hung_up_is_opened_again(server: Server, source: Careful) -> None:
     source.write("voltage", 1.25)
-    server.hang_up = True
+    server.hangs_up_after(writes=1)
     assert source.read(("voltage",))["voltage"] == 1.25
     assert server.writes == 1
 
@@ -320,7 +328,7 @@ def test_over_a_socket_a_device_that_hung_up_is_opened_again(server: Server, sou
 def test_over_a_socket_a_write_that_went_into_the_void_is_found_out(server: Server, source: Careful) -> None:
     """A socket does not notice; with a read-back at the next point, or an error query after the write, the rack does."""
     source.write("voltage", 1.25)
-    server.hang_up = True
+    server.hangs_up_after(writes=1)
     source.write("voltage", 2.5)
     assert source.read(("voltage",))["voltage"] == 1.25
 
@@ -336,7 +344,7 @@ def test_over_a_socket_a_device_that_checks_errors_notices_that_a_write_was_lost
     careful = Careful("source", Driver(server.address, {"table": str(table)}), Line())
     careful.open()
     careful.write("voltage", 1.25)
-    server.hang_up = True
+    server.hangs_up_after(writes=1)
     assert careful.write("voltage", 2.5) == 2.5
     assert server.voltage == 2.5 and server.writes == 2
     careful.close()
