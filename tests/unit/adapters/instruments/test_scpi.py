@@ -64,7 +64,7 @@ def test_every_table_that_is_shipped_is_right(path: Path) -> None:
 
         from adapters.instruments.rack import InstrumentConfig, Rack
 
-        configs = tomllib.loads(path.read_text())["instruments"]
+        configs = tomllib.loads(path.read_text())["stations"]["bench"]["instruments"]
         Rack({name: InstrumentConfig.model_validate(config) for name, config in configs.items()}).close()
         return
     assert load_table(str(path)).channels
