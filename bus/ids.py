@@ -2,12 +2,10 @@
 
 import os
 import time
-import uuid
 
 
 def uuid7() -> str:
-    """A new id: 48 bits of unix milliseconds, then 74 random bits."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=value))
+    """A new id: 48 bits of unix milliseconds, then 74 random bits. Written as text at once: it is made for every event."""
+    ms = time.time_ns() // 1_000_000
+    r = os.urandom(10).hex()
+    return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{r[:3]}-{'89ab'[int(r[3], 16) & 3]}{r[4:7]}-{r[7:19]}"

@@ -125,9 +125,8 @@ class Transaction:
             ours = by_subject.get(evt(kind, id_))
             if ours:
                 recent = remember(loaded.recent, self._meta.message_key, tuple(written))
-                self._ledger.keep(
-                    kind, id_, replace(loaded, state=self._states[kind, id_], head=ours[-1].head, recent=recent)
-                )
+                after = Loaded(self._states[kind, id_], ours[-1].head, recent, loaded.snapshot_version)
+                self._ledger.keep(kind, id_, after)
 
 
 def remember(

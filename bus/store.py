@@ -37,6 +37,14 @@ CONFLICTS = (connection.WRONG_LAST_SEQUENCE, connection.WRONG_LAST_SEQUENCE_IN_F
 MAX_EVENT_BYTES = 900_000
 
 
+#: More single events than this at once are stored in groups of at most `GROUP`.
+ALONE = 6
+GROUP = 250
+
+#: Subject, headers, body.
+Message = tuple[str, dict[str, str], bytes]
+
+
 @dataclass(frozen=True)
 class Fence:
     """A lease that a write rides on: refused unless `seq` is still the last sequence of `subject`."""
@@ -93,6 +101,10 @@ class EventStore:
     def __init__(self, bus: Bus, *, patience_s: float = 20.0) -> None:
         self.bus = bus
         self.patience_s = patience_s
+        #: Single events on their way by themselves, and those that wait for the next atomic batch.
+        self._alone = 0
+        self._group: list[tuple[Message, asyncio.Future[Ack]]] = []
+        self._committer: asyncio.Task[None] | None = None
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -110,8 +122,7 @@ class EventStore:
         while True:
             try:
                 if len(messages) == 1:
-                    subject, headers, body = messages[0]
-                    ack = await self.bus.publish(subject, body, headers)
+                    ack = await self._publish_one(messages[0])
                 else:
                     ack = await self._publish_batch(messages)
                 if not ack.err_code and not ack.duplicate:
@@ -142,8 +153,8 @@ class EventStore:
 
     def _messages(
         self, changes: Sequence[Change], meta: Meta, fence: Fence | None
-    ) -> list[tuple[str, dict[str, str], bytes]]:
-        messages: list[tuple[str, dict[str, str], bytes]] = []
+    ) -> list[Message]:
+        messages: list[Message] = []
         index = 0
         unfenced = fence
         for change in changes:
@@ -210,7 +221,72 @@ class EventStore:
             await asyncio.sleep(delay)
             delay = min(2 * delay, 1.0)
 
-    async def _publish_batch(self, messages: Sequence[tuple[str, dict[str, str], bytes]]) -> Ack:
+    async def _publish_one(self, message: Message) -> Ack:
+        """Publish one event; when many are on their way at once, together with others in one atomic batch.
+
+        The server syncs a batch once, where it syncs single messages one by one: five times the throughput with
+        `sync_interval: always`. A batch costs at least 2 ms, so a few at a time go alone.
+        """
+        if self._alone < ALONE and not self._group:
+            self._alone += 1
+            try:
+                subject, headers, body = message
+                return await self.bus.publish(subject, body, headers)
+            finally:
+                self._alone -= 1
+        future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        self._group.append((message, future))
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._commit_groups())
+        return await future
+
+    async def _commit_groups(self) -> None:
+        try:
+            while self._group:
+                await asyncio.sleep(0)  # whoever is ready now comes along
+                chosen: dict[str, tuple[Message, asyncio.Future[Ack]]] = {}
+                later: list[tuple[Message, asyncio.Future[Ack]]] = []
+                for one in self._group:
+                    # An expectation belongs on the first message of its subject in a batch.
+                    subject = one[0][0]
+                    (later.append(one) if subject in chosen or len(chosen) >= GROUP else chosen.update({subject: one}))
+                self._group = later
+                await self._commit_group(list(chosen.values()))
+        finally:
+            self._committer = None
+
+    async def _commit_group(self, group: list[tuple[Message, "asyncio.Future[Ack]"]]) -> None:
+        ack = Ack(err_code=-1)
+        if len(group) > ALONE:
+            try:
+                ack = await self._publish_batch([message for message, _ in group])
+            except Unavailable as error:
+                for _, future in group:
+                    if not future.done():
+                        future.set_exception(Unavailable(str(error)))
+                return
+        if not ack.err_code:
+            first = ack.seq - len(group) + 1
+            for n, (_, future) in enumerate(group):
+                if not future.done():
+                    future.set_result(Ack(seq=first + n))
+            return
+
+        # One of them was refused, and nothing is stored: each for itself.
+        async def alone(message: Message, future: "asyncio.Future[Ack]") -> None:
+            subject, headers, body = message
+            try:
+                ack = await self.bus.publish(subject, body, headers)
+            except BusError as error:
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(ack)
+
+        await asyncio.gather(*(alone(message, future) for message, future in group))
+
+    async def _publish_batch(self, messages: Sequence[Message]) -> Ack:
         batch = uuid7().replace("-", "")
         last = len(messages)
         for n, (subject, headers, body) in enumerate(messages, 1):
@@ -222,7 +298,7 @@ class EventStore:
         raise AssertionError("a batch is not empty")
 
     async def _already_stored(
-        self, changes: Sequence[Change], messages: Sequence[tuple[str, dict[str, str], bytes]]
+        self, changes: Sequence[Change], messages: Sequence[Message]
     ) -> list[Written] | None:
         """Where our messages stand, if an earlier try stored them (all or none: a batch is atomic)."""
         wanted = {headers["Nats-Msg-Id"]: n for n, (_, headers, _) in enumerate(messages)}

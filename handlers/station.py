@@ -329,7 +329,6 @@ class StationRunner:
 
     async def _watch_calls(self) -> None:
         """Notice calls that do not come back, say so, and give the connection up."""
-        stuck: set[str] = set()
         while True:
             await asyncio.sleep(0.25)
             for name in self.rack.names():
@@ -339,18 +338,11 @@ class StationRunner:
                 else:
                     self.holding.busy_s.pop(name, None)
                 overdue_s = self.rack.overdue_s(name)
-                try:
-                    if overdue_s and name not in stuck:
-                        stuck.add(name)
+                if overdue_s:
+                    try:
                         await self._hangs(name, overdue_s)
-                    elif not overdue_s and name in stuck:
-                        stuck.discard(name)
-                        unstuck = NoteUnstuck(
-                            station_id=self.settings.station_id, instance=self.instance, instrument=name
-                        )
-                        await self._note("station", self.settings.station_id, unstuck)
-                except BusError as error:
-                    log.warning("cannot say yet that %s hangs: %s", name, error)
+                    except BusError as error:
+                        log.warning("cannot say yet that %s hangs: %s", name, error)
 
     async def _hangs(self, name: str, busy_s: float) -> None:
         log.error("%s has not come back for %.1f s: its connection is given up", name, busy_s)
@@ -368,6 +360,8 @@ class StationRunner:
 
     async def note_answers(self, name: str, identity: str) -> None:
         """Who answered. Only what is new becomes an event."""
+        unstuck = NoteUnstuck(station_id=self.settings.station_id, instance=self.instance, instrument=name)
+        await self._note("station", self.settings.station_id, unstuck)
         await self._note("equipment", name, NoteAnswersAgain(equipment_id=name))
         await self._note("equipment", name, SeeIdentity(equipment_id=name, identity=identity))
 
