@@ -501,7 +501,9 @@ class Cluster:
         for i, server in enumerate(self.servers):
             answer = self._ask(i, "jsz?accounts=1&streams=1") if server.running else None
             accounts: list[dict[str, Any]] = (answer or {}).get("account_details") or []
-            details: list[dict[str, Any]] = [it for account in accounts for it in account.get("stream_detail") or []]
+            details: list[dict[str, Any]] = []
+            for account in accounts:
+                details += account.get("stream_detail") or []
             for detail in details:
                 group: dict[str, Any] = detail.get("cluster") or {}
                 # Only the leader's own word counts: the others may not have heard of a change yet.

@@ -77,7 +77,7 @@ class Lease(Section):
     """How long an instrument stays with a station that is not heard of."""
 
     ttl_s: float = Field(
-        3.0, gt=0, le=600, description="A station that was not heard for so long loses its instruments."
+        default=3.0, gt=0, le=600, description="A station that was not heard for so long loses its instruments."
     )
     beat_s: float = Field(
         default=1.0, gt=0, le=200, description="How often a station is heard; at most a third of ttl_s."
