@@ -29,6 +29,7 @@ from bus.errors import BusError, Conflict
 from bus.store import Change, EventStore, Fence, Written
 from bus.streams import evt
 from domain.aggregate import Aggregate, aggregates
+from domain.errors import Refused
 from domain.events import Command, Event
 
 log = logging.getLogger("labledger.bus")
@@ -84,11 +85,16 @@ class Transaction:
         self._events: dict[tuple[str, str], list[Event]] = {}
         self._fenced: set[tuple[str, str]] = set()
 
-    async def state(self, kind: str, id_: str) -> Any:
-        """The aggregate's state, with what this transaction has decided so far."""
+    async def state(self, kind: str, id_: str, *, fresh: bool = False) -> Any:
+        """The aggregate's state, with what this transaction has decided so far.
+
+        It may be behind what others appended: what is decided on it is checked at the append, but what is only looked
+        at is not. `fresh` asks the stream's leader.
+        """
         key = (kind, id_)
         if key not in self._loaded:
-            loaded = self._loaded[key] = await self._ledger.load(kind, id_)
+            loaded = await (self._ledger.refresh(kind, id_) if fresh else self._ledger.load(kind, id_))
+            self._loaded[key] = loaded
             self._states[key] = loaded.state
             if self._meta.message_key in loaded.recent:
                 raise _Repeated(loaded.recent[self._meta.message_key])
@@ -115,6 +121,11 @@ class Transaction:
             for (kind, id_), events in self._events.items()
             if events
         ]
+
+    @property
+    def seen(self) -> list[tuple[str, str]]:
+        """The aggregates that it has looked at."""
+        return list(self._loaded)
 
     def settled(self, written: Sequence[Written]) -> None:
         """Bring the ledger's cache up to what was just stored."""
@@ -166,15 +177,29 @@ class Ledger:
         """Run `work` and store what it decided, all or nothing. `work` runs again after a conflict, so it must have no
         effects of its own. `lock` names the aggregate on which commands of this process should take turns."""
         async with self._turn(lock):
-            for attempt in range(1, ATTEMPTS + 1):
+            fresh = False
+            attempt = 0
+            while True:
                 tx = Transaction(self, meta)
+                refusal: Refused | None = None
                 try:
                     await work(tx)
                 except _Repeated as repeated:
                     return Outcome(repeated.written, repeated=True)
-                changes = tx.changes()
+                except Refused as error:
+                    refusal = error
+                changes = [] if refusal else tx.changes()
                 if not changes:
-                    return Outcome()
+                    if fresh and refusal:
+                        raise refusal
+                    if fresh:
+                        return Outcome()
+                    # No append will check what we knew: a no, or a nothing, counts only on what the leader knows.
+                    for kind, id_ in tx.seen:
+                        await self.refresh(kind, id_)
+                    fresh = True
+                    continue
+                attempt += 1
                 try:
                     written = await self.store.append(changes, meta, fence)
                 except Conflict:
@@ -182,6 +207,7 @@ class Ledger:
                         await self.refresh(change.kind, change.id)
                     if attempt == ATTEMPTS:
                         raise
+                    fresh = True
                     continue
                 except BusError:
                     for change in changes:
@@ -189,7 +215,6 @@ class Ledger:
                     raise
                 tx.settled(written)
                 return Outcome(tuple(written))
-        raise AssertionError("unreachable")
 
     @asynccontextmanager
     async def _turn(self, key: tuple[str, str] | None) -> AsyncIterator[None]:

@@ -30,7 +30,7 @@ def job_of(scan_id: UUID, attempt: int, first_attempt: int = 1) -> UUID:
 async def check_instruments(tx: Transaction, names: frozenset[str]) -> None:
     """Refuse what no station could run: instruments that nobody knows, or that are out of use."""
     for name in sorted(names):
-        state = await tx.state("equipment", name)
+        state = await tx.state("equipment", name, fresh=True)
         if state.status is None:
             raise NotFound(
                 f"no instrument {name!r} is registered: start the station that has it, or correct the name in the plan"
@@ -47,7 +47,7 @@ async def request_scan(command: RequestScan, ledger: Ledger, meta: Meta) -> Outc
     async def submit(tx: Transaction) -> None:
         await tx.decide("scan", scan_id, command)
         await check_instruments(tx, instruments(command.plan))
-        if command.sample_id is not None and not (await tx.state("sample", command.sample_id)).registered:
+        if command.sample_id is not None and not (await tx.state("sample", command.sample_id, fresh=True)).registered:
             raise NotFound(f"there is no sample {command.sample_id}: register it first")
         await enqueue(tx, command.queue_id, command.scan_id, command.scan_id, command.priority, command.title)
 
