@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# pyright and its node are in their wheels; without this it would ask the index for a newer version.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 SOURCES := domain handlers projections bus adapters labledger
 
 .DEFAULT_GOAL := help

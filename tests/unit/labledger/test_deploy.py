@@ -59,6 +59,6 @@ def test_secrets_are_never_overwritten(tmp_path: Path) -> None:
     assert not write_secrets(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
     (tmp_path / "nats.conf").unlink()
-    with pytest.raises(FileExistsError, match="postgres-password, connection.json and not the others"):
+    with pytest.raises(FileExistsError, match=r"postgres-password, connection.json and not the others"):
         write_secrets(tmp_path)
     assert json.loads(before["connection.json"])["version"] == 1
