@@ -11,6 +11,7 @@ start on that folder finds it by its pid file and ends it.
 
 Run as `python -I -S guard.py '<json>'`; imports nothing but the standard library. Fields: argv, env, log, pid_file,
 parent (pid), stop_signal, grace_s, user ([uid, gid] or null), capability (number or null), once (end with the command).
+`env` null is the guard's own environment: secrets in it must not be read off the guard's command line.
 On stdout it says `pid <n>` once the server was started. On stdin it takes `stop` and `kill`.
 """
 
@@ -128,7 +129,7 @@ def _launch(spec: dict[str, Any]) -> int:
             if os.getppid() != guard:
                 os._exit(1)
         os.umask(0o077)
-        os.execve(spec["argv"][0], spec["argv"], spec["env"])
+        os.execve(spec["argv"][0], spec["argv"], os.environ if spec["env"] is None else spec["env"])
     except BaseException as error:
         os.write(2, f"cannot start {spec['argv'][0]}: {error}\n".encode())
     os._exit(127)
