@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
-from bus.errors import Unavailable
+from bus.errors import Rejected, Unavailable
 
 log = logging.getLogger("labledger.bus")
 
@@ -73,7 +73,7 @@ class Bus:
     async def request(
         self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, timeout_s: float = 5.0
     ) -> Msg:
-        """Publish and wait for the one reply. Raises `Unavailable` when none comes in time."""
+        """Publish and wait for the one reply. Raises `Unavailable` when none comes in time, `Rejected` when too large."""
         self._token += 1
         reply = f"{self._prefix}{self._token}"
         loop = asyncio.get_running_loop()
@@ -83,6 +83,8 @@ class Bus:
         try:
             await self._publish(subject, body, reply, headers)
             msg = await future
+        except MaxPayloadError as error:
+            raise Rejected(self._too_large(subject, len(body))) from error
         except NatsError as error:
             raise Unavailable(f"NATS did not take a message for {subject}: {error!r}") from error
         finally:
@@ -107,11 +109,15 @@ class Bus:
         block = f"NATS/1.0\r\n{lines}\r\n".encode()
         size = len(block) + len(body)
         if size > nc.max_payload:
-            raise MaxPayloadError
+            raise Rejected(self._too_large(subject, size))
         head = f"HPUB {subject} {reply} {len(block)} {size}\r\n".encode()
         await nc._send_command(head + block + body + b"\r\n")  # pyright: ignore[reportPrivateUsage]
         if nc._flush_queue is not None and nc._flush_queue.empty():  # pyright: ignore[reportPrivateUsage]
             await nc._flush_pending()  # pyright: ignore[reportPrivateUsage]
+
+    def _too_large(self, subject: str, size: int) -> str:
+        # Sent all the same, it would cost us the connection: the server closes it.
+        return f"a message for {subject} has {size} bytes; NATS takes {self.nc.max_payload}"
 
     def _give_up(self, reply: str) -> None:
         future = self._waiting.pop(reply, None)
@@ -128,6 +134,8 @@ class Bus:
         """Publish without waiting for an answer."""
         try:
             await self._publish(subject, body, "", headers)
+        except MaxPayloadError as error:
+            raise Rejected(self._too_large(subject, len(body))) from error
         except NatsError as error:
             raise Unavailable(f"NATS did not take a message for {subject}: {error!r}") from error
 
