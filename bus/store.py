@@ -41,6 +41,11 @@ MAX_EVENT_BYTES = 900_000
 ALONE = 6
 GROUP = 250
 
+#: So many events are read one by one from the leader before the rest comes in batches.
+SINGLY = 8
+#: What one atomic batch can hold (the server's limit).
+MAX_BATCH = 1000
+
 #: Subject, headers, body.
 Message = tuple[str, dict[str, str], bytes]
 
@@ -113,12 +118,16 @@ class EventStore:
 
         Raises `Conflict` (somebody else appended first), `Fenced` (the lease moved on), `Rejected` (never possible),
         `Unavailable` (not known whether stored: NATS stayed away for `patience_s`; the same call again is safe).
+        An answer at or before a change's head tells that this very append was stored by an earlier call.
         """
         messages = self._messages(changes, meta, fence)
         if not messages:
             return []
+        if len(messages) > MAX_BATCH:
+            raise Rejected(f"{len(messages)} events at once; one decision can store {MAX_BATCH}")
         deadline = asyncio.get_running_loop().time() + self.patience_s
         delay = 0.05
+        strange = 0
         while True:
             try:
                 if len(messages) == 1:
@@ -138,8 +147,14 @@ class EventStore:
                 ours = await self._already_stored(changes, messages)
                 if ours is not None:
                     return ours
-                if ack.duplicate:
-                    raise Rejected(f"the message id {messages[0][1]['Nats-Msg-Id']} was used for another event")
+                if ack.duplicate or ack.err_code == connection.DUPLICATE_IN_BATCH:
+                    # Not behind the heads that we know: stored long ago, or somebody else's id.
+                    ours = await self._already_stored(changes, messages, whole=True)
+                    if ours is not None:
+                        return ours
+                    strange += 1
+                    if ack.duplicate or strange == 5:  # a batch may meet its own first try still on its way
+                        raise Rejected(f"the message id {messages[0][1]['Nats-Msg-Id']} was used for another event")
                 if ack.err_code in CONFLICTS:
                     await self._explain(changes, fence)
             except Unavailable as error:
@@ -188,11 +203,18 @@ class EventStore:
         headers[EXPECT], headers[EXPECT_SUBJECT] = str(fence.seq), fence.subject
         deadline = 0.0
         delay = 0.02
+        unsure = False
         while True:
             try:
+                if unsure:
+                    # The window in which the server knows message ids may be over when NATS comes back.
+                    last = await self.last(subject)
+                    if last is not None and last.message_id == message_id:
+                        return last.head
                 ack = await self.bus.publish(subject, body, headers)
             except Unavailable as error:
                 ack = Ack(err_code=-1, error=str(error))
+                unsure = True
             if not ack.err_code:
                 if ack.duplicate:  # stored by the try whose answer was lost: its hash may differ in nothing but ours
                     stored = await self._patient_get(ack.seq)
@@ -298,15 +320,18 @@ class EventStore:
         raise AssertionError("a batch is not empty")
 
     async def _already_stored(
-        self, changes: Sequence[Change], messages: Sequence[Message]
+        self, changes: Sequence[Change], messages: Sequence[Message], *, whole: bool = False
     ) -> list[Written] | None:
-        """Where our messages stand, if an earlier try stored them (all or none: a batch is atomic)."""
+        """Where our messages stand, if an earlier try stored them (all or none: a batch is atomic).
+
+        `whole`: look through all of the history, not only behind the heads that the changes follow.
+        """
         wanted = {headers["Nats-Msg-Id"]: n for n, (_, headers, _) in enumerate(messages)}
         found: dict[int, Written] = {}
         for change in changes:
-            async for stored in self.tail(change.subject, change.head.seq, leader=True):
+            async for stored in self.tail(change.subject, 0 if whole else change.head.seq, leader=True):
                 n = wanted.get(stored.message_id)
-                if n is not None:
+                if n is not None and stored.type == messages[n][1]["ce-type"]:
                     found[n] = Written.of(stored)
         return [found[n] for n in range(len(messages))] if len(found) == len(messages) else None
 
@@ -350,22 +375,28 @@ class EventStore:
         return _from_message(answer["message"])
 
     async def tail(self, subject: str, after: int = 0, *, leader: bool = False) -> AsyncIterator[Stored]:
-        """The events of one literal subject after a sequence, oldest first. `leader`: one by one from the stream's
-        leader, for what must not be stale on a cluster; else in batches from any replica."""
-        if leader:
-            seq = after
-            while (stored := await self._leader_get({"seq": seq + 1, "next_by_subj": subject})) is not None:
-                yield stored
-                seq = stored.seq
-            return
+        """The events of one literal subject after a sequence, oldest first, in batches from any replica. `leader`: to
+        the very end as the stream's leader knows it, for what must not be stale on a cluster."""
         seq = after
+        single = 0
         while True:
+            if leader and single < SINGLY:
+                stored = await self._leader_get({"seq": seq + 1, "next_by_subj": subject})
+                if stored is None:
+                    return
+                yield stored
+                seq, single = stored.seq, single + 1
+                continue
+            # A replica may be behind, but what it has is the beginning of what the leader has.
             batch, more = await self._direct_batch(subject, seq + 1)
             for stored in batch:
                 yield stored
+            if batch:
+                seq = batch[-1].seq
             if not more:
-                return
-            seq = batch[-1].seq
+                if not leader:
+                    return
+                single = 0
 
     async def _direct_batch(self, subject: str, seq: int, most: int = 1000) -> tuple[list[Stored], bool]:
         """Up to `most` events of a subject from `seq` on, and whether there are more (ADR-31)."""
@@ -412,6 +443,18 @@ class EventStore:
                 after = batch[-1].seq
                 yield batch
 
+    async def together(self, part: Written, key: str) -> tuple[Written, ...]:
+        """All events of the append that stored `part` under the message key: they stand side by side in the stream."""
+
+        async def walk(seq: int, step: int) -> list[Written]:
+            found: list[Written] = []
+            while seq and (stored := await self.get(seq)) and stored.message_id.rpartition(":")[0] == key:
+                found.append(Written.of(stored))
+                seq += step
+            return found
+
+        return (*reversed(await walk(part.seq - 1, -1)), *await walk(part.seq, 1))
+
     async def history(self, kind: str, id_: str) -> list[Stored]:
         """All events of one aggregate, oldest first."""
         return [stored async for stored in self.tail(evt(kind, id_))]
@@ -428,7 +471,7 @@ class EventStore:
         """Store a snapshot. Safe to repeat or to lose: it only saves reading the events again."""
         try:
             await self.bus.publish(f"snap.{aggregate.kind}.{id_}", body)
-        except Unavailable as error:
+        except (Unavailable, Rejected) as error:
             log.info("snapshot of %s %s not stored: %s", aggregate.kind, id_, error)
 
 
