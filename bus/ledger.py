@@ -185,7 +185,9 @@ class Ledger:
                 try:
                     await work(tx)
                 except _Repeated as repeated:
-                    return Outcome(repeated.written, repeated=True)
+                    # The aggregate's history tells its own part of what was decided then.
+                    written = await self.store.together(repeated.written[0], meta.message_key)
+                    return Outcome(written, repeated=True)
                 except Refused as error:
                     refusal = error
                 changes = [] if refusal else tx.changes()
@@ -203,8 +205,8 @@ class Ledger:
                 try:
                     written = await self.store.append(changes, meta, fence)
                 except Conflict:
-                    for change in changes:
-                        await self.refresh(change.kind, change.id)
+                    for kind, id_ in tx.seen:
+                        await self.refresh(kind, id_)
                     if attempt == ATTEMPTS:
                         raise
                     fresh = True
@@ -213,6 +215,9 @@ class Ledger:
                     for change in changes:
                         self.forget(change.kind, change.id)
                     raise
+                heads = {change.subject: change.head.seq for change in changes}
+                if any(one.seq <= heads[one.subject] for one in written):
+                    return Outcome(tuple(written), repeated=True)  # done longer ago than the aggregate remembers
                 tx.settled(written)
                 return Outcome(tuple(written))
 
@@ -287,7 +292,8 @@ class Ledger:
         try:
             data = json.loads(body)
             state_json = data["state"]
-            if data["schema"] != aggregate.schema or data["state_hash"] != _hash(state_json):
+            claimed = data.pop("hash")
+            if data["schema"] != aggregate.schema or claimed != _hash(json.dumps(data)):
                 return first
             state = _adapter(type(aggregate.initial)).validate_json(state_json)
             recent = {key: tuple(Written(*one) for one in written) for key, written in data["recent"].items()}
@@ -307,8 +313,8 @@ class Ledger:
                 for key, written in loaded.recent.items()
             },
             "state": state_json,
-            "state_hash": _hash(state_json),
         }
+        body["hash"] = _hash(json.dumps(body))
         await self.store.save_snapshot(aggregate, id_, json.dumps(body).encode())
 
 
