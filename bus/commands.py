@@ -184,7 +184,7 @@ class Sender:
             if future is not None and not future.done():
                 future.set_result(outcome)
 
-        await self._bus.nc.subscribe(self._inbox, cb=on_outcome)
+        await self._bus.subscribe(self._inbox, on_outcome)
 
     async def send(
         self, name: str, body: bytes, command_id: str, *, correlation: str = "", timeout_s: float = 10.0

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -40,12 +40,16 @@ SNAPSHOT_EVERY = 200
 CACHED = 10_000
 
 
+#: Where a history ends that has not begun.
+NONE = Head()
+
+
 @dataclass(frozen=True)
 class Loaded:
     """An aggregate as of `head`. `recent`: what the last commands wrote, by message key."""
 
     state: Any
-    head: Head = Head()
+    head: Head = NONE
     recent: dict[str, tuple[Written, ...]] = field(default_factory=dict[str, "tuple[Written, ...]"])
     snapshot_version: int = 0
 
@@ -222,7 +226,7 @@ class Ledger:
                 return Outcome(tuple(written))
 
     @asynccontextmanager
-    async def _turn(self, key: tuple[str, str] | None) -> AsyncIterator[None]:
+    async def _turn(self, key: tuple[str, str] | None) -> AsyncGenerator[None]:
         if key is None:
             yield
             return

@@ -40,6 +40,8 @@ MAX_EVENT_BYTES = 900_000
 #: More single events than this at once are stored in groups of at most `GROUP`.
 ALONE = 6
 GROUP = 250
+#: While one group is being synced, the next is prepared.
+GROUPS_AT_ONCE = 2
 
 #: So many events are read one by one from the leader before the rest comes in batches.
 SINGLY = 8
@@ -133,7 +135,7 @@ class EventStore:
                 if len(messages) == 1:
                     ack = await self._publish_one(messages[0])
                 else:
-                    ack = await self._publish_batch(messages)
+                    ack = await self.bus.publish_batch(messages, uuid7().replace("-", ""))
                 if not ack.err_code and not ack.duplicate:
                     first = ack.seq - len(messages) + 1
                     return [
@@ -166,9 +168,7 @@ class EventStore:
             await asyncio.sleep(delay)
             delay = min(2 * delay, 1.0)
 
-    def _messages(
-        self, changes: Sequence[Change], meta: Meta, fence: Fence | None
-    ) -> list[Message]:
+    def _messages(self, changes: Sequence[Change], meta: Meta, fence: Fence | None) -> list[Message]:
         messages: list[Message] = []
         index = 0
         unfenced = fence
@@ -263,8 +263,11 @@ class EventStore:
         return await future
 
     async def _commit_groups(self) -> None:
+        running: set[asyncio.Task[None]] = set()
         try:
             while self._group:
+                if len(running) >= GROUPS_AT_ONCE:
+                    _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.sleep(0)  # whoever is ready now comes along
                 chosen: dict[str, tuple[Message, asyncio.Future[Ack]]] = {}
                 later: list[tuple[Message, asyncio.Future[Ack]]] = []
@@ -273,7 +276,7 @@ class EventStore:
                     subject = one[0][0]
                     (later.append(one) if subject in chosen or len(chosen) >= GROUP else chosen.update({subject: one}))
                 self._group = later
-                await self._commit_group(list(chosen.values()))
+                running.add(asyncio.create_task(self._commit_group(list(chosen.values()))))
         finally:
             self._committer = None
 
@@ -281,7 +284,7 @@ class EventStore:
         ack = Ack(err_code=-1)
         if len(group) > ALONE:
             try:
-                ack = await self._publish_batch([message for message, _ in group])
+                ack = await self.bus.publish_batch([message for message, _ in group], uuid7().replace("-", ""))
             except Unavailable as error:
                 for _, future in group:
                     if not future.done():
@@ -307,17 +310,6 @@ class EventStore:
                     future.set_result(ack)
 
         await asyncio.gather(*(alone(message, future) for message, future in group))
-
-    async def _publish_batch(self, messages: Sequence[Message]) -> Ack:
-        batch = uuid7().replace("-", "")
-        last = len(messages)
-        for n, (subject, headers, body) in enumerate(messages, 1):
-            marks = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(n)}
-            if n < last:
-                await self.bus.send(subject, body, headers | marks)
-            else:
-                return await self.bus.publish(subject, body, headers | marks | {"Nats-Batch-Commit": "1"}, 10.0)
-        raise AssertionError("a batch is not empty")
 
     async def _already_stored(
         self, changes: Sequence[Change], messages: Sequence[Message], *, whole: bool = False
@@ -418,7 +410,7 @@ class EventStore:
                 else:
                     done.set_exception(Unavailable(f"cannot read {subject}: {headers}"))
 
-        sub = await bus.nc.subscribe(inbox, cb=on_message)
+        sub = await bus.subscribe(inbox, on_message)
         try:
             request = {"seq": seq, "next_by_subj": subject, "batch": most}
             await bus.nc.publish(f"$JS.API.DIRECT.GET.{EVT}", json.dumps(request).encode(), reply=inbox)

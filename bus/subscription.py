@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
+from nats.errors import Error as NatsError
 
 from bus.connection import Bus
 from bus.envelope import BATCH_COMMIT, BATCH_ID, Stored
@@ -67,7 +68,8 @@ class Subscription:
         self._consumer = ""
         self._consumer_seq = 0
         self._sub: NatsSubscription | None = None
-        self._open_pulls = 0
+        #: How many messages the server may still send for the pulls that it has.
+        self._asked = 0
         self._heard = 0.0
         self._broken = False
         self._caught_up = False
@@ -102,6 +104,8 @@ class Subscription:
         await self._drop()
         delay = 0.05
         while True:
+            if self._bus.closing:
+                raise Unavailable("the connection was closed")
             name = f"r{uuid7().replace('-', '')}"
             config = {
                 "name": name,
@@ -128,30 +132,37 @@ class Subscription:
                 log.debug("waiting for NATS to read %s: %s", self._stream, error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 1.0)
-        self._consumer, self._consumer_seq, self._broken, self._open_pulls = name, 0, False, 0
-        inbox = self._bus.nc.new_inbox()
-        self._sub = await self._bus.nc.subscribe(
-            inbox, cb=self._on_message, pending_msgs_limit=1_000_000, pending_bytes_limit=1 << 30
-        )
+        self._consumer, self._consumer_seq, self._broken, self._asked = name, 0, False, 0
+
+        async def on_message(msg: Msg) -> None:
+            if self._consumer == name:  # a late one of an earlier consumer counts from elsewhere
+                await self._on_message(msg)
+
+        self._sub = await self._bus.subscribe(self._bus.nc.new_inbox(), on_message)
         self._heard = asyncio.get_running_loop().time()
         await self._pull()
 
     async def _pull(self) -> None:
-        """Keep two pulls open while there is room in the buffer."""
-        assert self._sub is not None
-        while self._open_pulls < 2 and len(self._buffer) < 4 * PULL:
-            self._open_pulls += 1
+        """Keep one to two pulls' worth of messages asked for while there is room in the buffer. Never raises."""
+        while self._sub is not None and self._asked <= PULL and len(self._buffer) < 4 * PULL:
+            self._asked += PULL
             request = {
                 "batch": PULL,
                 "max_bytes": 8_000_000,
                 "expires": int(EXPIRES_S * 1e9),
                 "idle_heartbeat": int(HEARTBEAT_S * 1e9),
             }
-            await self._bus.nc.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
-                json.dumps(request).encode(),
-                reply=self._sub.subject,
-            )
+            try:
+                await self._bus.nc.publish(
+                    f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
+                    json.dumps(request).encode(),
+                    reply=self._sub.subject,
+                )
+            except NatsError as error:
+                log.debug("cannot pull from %s: %s", self._stream, error)
+                self._broken = True
+                self._wake.set()
+                return
 
     async def _on_message(self, msg: Msg) -> None:
         self._heard = asyncio.get_running_loop().time()
@@ -171,20 +182,22 @@ class Subscription:
         self._received = stored.seq
         self._caught_up = stored.pending == 0
         self._buffer.append(stored)
-        if consumer_seq % PULL == 0:
-            self._open_pulls -= 1
-            await self._pull()
+        self._asked -= 1
         self._wake.set()
+        if self._asked == PULL:
+            await self._pull()
 
     async def _on_status(self, msg: Msg) -> None:
-        status = (msg.headers or {}).get("Status")
+        headers = msg.headers or {}
+        status = headers.get("Status")
         if status == "100" or self._sub is None:
             return
-        if status in ("404", "408") or (status == "409" and "MaxBytes" in str((msg.headers or {}).get("Description"))):
-            self._open_pulls = max(0, self._open_pulls - 1)
+        left = headers.get("Nats-Pending-Messages", "")
+        if left.isdigit() and status in ("404", "408", "409"):  # a pull ended before it was filled
+            self._asked -= int(left)
             await self._pull()
             return
-        log.debug("reader of %s: %s", self._stream, msg.headers)
+        log.debug("reader of %s: %s", self._stream, headers)
         self._broken = True
         self._wake.set()
 
@@ -246,10 +259,11 @@ class Subscription:
             if batch_id is None or buffer[count].headers.get(BATCH_ID) != batch_id:
                 break
             count += 1
-        batch, self._buffer = buffer[:count], buffer[count:]
+        if not self._broken:
+            await self._pull()  # before anything is taken: who is cancelled here has lost nothing
+        batch = buffer[:count]
+        del buffer[:count]
         self.position = batch[-1].seq
-        if self._sub is not None and not self._broken:
-            await self._pull()
         return batch
 
     async def batches(self, most: int = 500, wait_s: float = 0.0) -> AsyncIterator[list[Stored]]:

@@ -4,6 +4,7 @@ A scan goes to the station that holds its instruments. While no station does, th
 and is looked at again (`assign_scan`), without holding up anything else.
 """
 
+from nats.aio.msg import Msg
 
 from bus import retry
 from bus.connection import Bus
@@ -13,8 +14,6 @@ from bus.work import Work, send_work
 from domain.job import Job
 from domain.lease import Lease
 from domain.queue import JobDispatched
-from nats.aio.msg import Msg
-
 
 consumer = Consumer("dispatch-jobs")
 

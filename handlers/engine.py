@@ -9,10 +9,11 @@ Speed matters here: with instruments that take no time, a point costs a few micr
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 from domain.errors import LeaseLost, NoAnswer
-from domain.plan import MoveTo, Plan, branches, walk
+from domain.plan import Plan, branches, walk
 from domain.ports import Instrument, Value
 from domain.readings import BranchColumns
 from domain.scan import FrameLimits
@@ -44,10 +45,25 @@ class FrameWriter(Protocol):
     """Makes frames durable. Raises `LeaseLost` when the lease has passed on."""
 
     def record(
-        self, branch: int, first_point: int, times: list[float], columns: list[list[Any]], arrays: dict[str, list[Any]]
-    ) -> None: ...
+        self,
+        branch: int,
+        first_point: int,
+        times: list[float],
+        columns: list[list[Any]],
+        arrays: dict[str, list[Any]],
+        *,
+        wait: bool,
+    ) -> None:
+        """Store a frame; with `wait`, until it is durable."""
+        ...
 
-    def idle(self) -> None: ...
+    def drain(self) -> None:
+        """Wait until all that was recorded is durable."""
+        ...
+
+    def idle(self) -> None:
+        """Called now and then while nothing is recorded."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,31 +75,34 @@ class Result:
     error: Exception | None = None
 
 
+def _getter(keys: Sequence[Any]) -> Callable[[Mapping[Any, Value]], tuple[Value, ...]]:
+    """The values of these keys as a tuple, in one call to C where there are several."""
+    if len(keys) > 1:
+        return itemgetter(*keys)
+    if keys:
+        (key,) = keys
+        return lambda values: (values[key],)
+    return lambda _: ()
+
+
 class _Branch:
-    """One branch, prepared: which positions and readings make up its row."""
+    """One branch, prepared: a row is its positions, then the answers of its measures, in the order of the columns."""
 
     def __init__(self, columns: BranchColumns, measures: Sequence[Any], instruments: Mapping[str, Instrument]) -> None:
-        self.positions = [(c.instrument, c.channel) for c in columns.columns if c.role == "position"]
-        self.columns: list[list[Any]] = []
-        self.arrays: dict[str, list[Any]] = {}
-        position_appends: list[Callable[[Any], None]] = []
-        reading_appends: list[Callable[[Any], None]] = []
-        for column in columns.columns:
-            values: list[Any] = []
-            if column.type == "array":
-                self.arrays[column.name] = values
-            else:
-                self.columns.append(values)
-            (position_appends if column.role == "position" else reading_appends).append(values.append)
-        self.where = list(zip(self.positions, position_appends, strict=True))
-        #: (read, channels, settle_s, [(channel, append), ...]) for each measure, in order.
-        self.reads: list[tuple[Any, tuple[str, ...], float, list[tuple[str, Callable[[Any], None]]]]] = []
-        appends = iter(reading_appends)
-        for measure in measures:
-            pairs = [(channel, next(appends)) for channel in measure.channels]
-            read = instruments[measure.instrument].read
-            self.reads.append((read, tuple(measure.channels), measure.settle_s, pairs))
-        self.width = max(1, len(columns.columns))
+        self.positions = _getter([(c.instrument, c.channel) for c in columns.columns if c.role == "position"])
+        #: (read, channels, settle_s, values of an answer) for each measure.
+        self.reads = [
+            (instruments[m.instrument].read, tuple(m.channels), m.settle_s, _getter(m.channels)) for m in measures
+        ]
+        self._arrays = [(n, column.name) for n, column in enumerate(columns.columns) if column.type == "array"]
+        self._plain = [n for n, column in enumerate(columns.columns) if column.type != "array"]
+        #: Points that fit into a frame.
+        self.room = max(1, FRAME_VALUES // max(1, len(columns.columns)))
+
+    def columns(self, rows: list[tuple[Value, ...]]) -> tuple[list[list[Any]], dict[str, list[Any]]]:
+        """The rows as columns: those that go into the frame, and the arrays by name."""
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return [columns[n] for n in self._plain], {name: columns[n] for n, name in self._arrays}
 
 
 class Engine:
@@ -115,58 +134,66 @@ class Engine:
         most = self._limits.points
         within_s = self._limits.ms / 1000
         position: dict[tuple[str, str], Value] = {}
+        calls = {name: (instrument.write, instrument.settled) for name, instrument in instruments.items()}
         monotonic = time.monotonic
         times: list[float] = []
+        rows: list[tuple[Value, ...]] = []
         current: _Branch | None = None
         branch = 0
         room = most
-        opened_at = idle_at = monotonic()
+        opened_at = idle_at = last = monotonic()
         usual_s = 0.0
-        last = opened_at
 
         def flush() -> None:
-            nonlocal recorded, times
+            nonlocal recorded, times, rows
             if current is not None and times:
-                writer.record(branch, recorded, times, current.columns, current.arrays)
+                columns, arrays = current.columns(rows)
+                writer.record(branch, recorded, times, columns, arrays, wait=most == 1)
                 recorded += len(times)
-                times.clear()
-                for column in current.columns:
-                    column.clear()
-                for column in current.arrays.values():
-                    column.clear()
+                times, rows = [], []
+
+        def finish() -> None:
+            flush()
+            writer.drain()
 
         try:
             for k, next_branch, moves in walk(self._plan, start):
                 if control.stop is not None:
-                    flush()
+                    finish()
                     return Result("stopped", recorded)
                 if current is None or next_branch != branch:
                     flush()
                     branch, current = next_branch, prepared[next_branch]
-                    room = min(most, max(1, FRAME_VALUES // current.width))
+                    room = min(most, current.room)
                 while True:
                     try:
-                        for move in moves:
-                            self._move(instruments, move, position, writer)
-                        if control.urgent:
-                            flush()
-                            return Result("stopped", recorded)
-                        answers: list[dict[str, Value]] = []
-                        for read, names, settle_s, _ in current.reads:
+                        for instrument, channel, value, settle_s in moves:
+                            write, settled = calls[instrument]
+                            position[instrument, channel] = write(channel, value)
+                            if not settled(channel):
+                                self._settle(instrument, channel, settled, writer)
                             if settle_s:
                                 self._sleep(settle_s, writer)
-                            answers.append(read(names))
+                        if control.urgent:
+                            finish()
+                            return Result("stopped", recorded)
+                        row = current.positions(position)
+                        at: float | None = None
+                        for read, names, settle_s, values in current.reads:
+                            if settle_s:
+                                self._sleep(settle_s, writer)
+                            answer = read(names)
+                            row += values(answer)
+                            if at is None:
+                                at = answer["time"]
                         break
                     except LeaseLost:
                         # Not confirmed in time, or gone for good: nothing moves until that is known.
-                        flush()
+                        finish()
                         self._wait_until_trusted()
-                for key, append in current.where:
-                    append(position[key])
-                for (_, _, _, pairs), answer in zip(current.reads, answers, strict=True):
-                    for name, append in pairs:
-                        append(answer[name])
-                times.append(answers[0]["time"])
+                assert at is not None
+                rows.append(row)
+                times.append(at)
                 control.next_point = k + 1
                 now = monotonic()
                 # How long a point takes lately: a frame is sent before its time is up, not after.
@@ -181,46 +208,35 @@ class Engine:
                 elif now - idle_at > IDLE_S:
                     writer.idle()
                     idle_at = now
-            flush()
+            finish()
             return Result("completed", recorded)
         except LeaseLost as error:
             return Result("lease_lost", recorded, error)
         except Exception as error:  # of an instrument, or a defect of ours: the scan fails, the station goes on
-            return self._failed(error, flush, lambda: recorded)
+            return self._failed(error, finish, lambda: recorded)
 
-    def _failed(self, error: Exception, flush: Callable[[], None], recorded: Callable[[], int]) -> Result:
+    def _failed(self, error: Exception, finish: Callable[[], None], recorded: Callable[[], int]) -> Result:
         try:
-            flush()
+            finish()
         except LeaseLost as lost:
             return Result("lease_lost", recorded(), lost)
         return Result("failed", recorded(), error)
 
-    def _move(
-        self,
-        instruments: Mapping[str, Instrument],
-        move: MoveTo,
-        position: dict[tuple[str, str], Value],
-        writer: FrameWriter,
-    ) -> None:
-        instrument = instruments[move.instrument]
-        position[move.instrument, move.channel] = instrument.write(move.channel, move.value)
-        if not instrument.settled(move.channel):
-            # Most moves have settled by now; the others are asked ever more seldom.
-            began = looked = time.monotonic()
-            pause_s = 0.0005
-            while not instrument.settled(move.channel):
-                if self._control.urgent:
-                    return
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 1.5, 0.05)
-                now = time.monotonic()
-                if now - looked > IDLE_S:
-                    writer.idle()
-                    looked = now
-                if now - began > SETTLE_LIMIT_S:
-                    raise NoAnswer(f"{move.instrument}.{move.channel} did not settle within {SETTLE_LIMIT_S:.0f} s")
-        if move.settle_s:
-            self._sleep(move.settle_s, writer)
+    def _settle(self, instrument: str, channel: str, settled: Callable[[str], bool], writer: FrameWriter) -> None:
+        """Wait until a move has taken effect: asked ever more seldom. Returns early for an abort."""
+        began = looked = time.monotonic()
+        pause_s = 0.0005
+        while not settled(channel):
+            if self._control.urgent:
+                return
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 0.05)
+            now = time.monotonic()
+            if now - looked > IDLE_S:
+                writer.idle()
+                looked = now
+            if now - began > SETTLE_LIMIT_S:
+                raise NoAnswer(f"{instrument}.{channel} did not settle within {SETTLE_LIMIT_S:.0f} s")
 
     def _sleep(self, seconds: float, writer: FrameWriter) -> None:
         """Sleep, but wake for an abort."""

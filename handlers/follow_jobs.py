@@ -5,7 +5,7 @@ from uuid import UUID
 from bus.reactions import Consumer, Reaction
 from bus.timers import set_timer
 from domain.errors import Refused
-from domain.job import Job, JobCancelled, JobFailed, JobReleased, JobReplaced, JobSucceeded, JobSubmitted, WakeJob
+from domain.job import Job, JobCancelled, JobFailed, JobReleased, JobReplaced, JobSubmitted, JobSucceeded, WakeJob
 from domain.queue import FinishJob, RequeueJob
 from domain.scan import AbortScan
 

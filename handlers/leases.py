@@ -56,7 +56,7 @@ def this_host() -> str:
     boot = ""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
-        boot += "." + os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        boot += "." + str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
     except OSError:
         boot = f"{int(psutil.boot_time())}"
     return f"{platform.node() or 'localhost'}/{boot}"

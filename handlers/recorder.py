@@ -1,5 +1,8 @@
 """The recorder: makes a running scan's frames durable, one after the other, each riding on the station's lease.
 
+One frame at most is on its way while the next is measured: its acknowledgement is waited for before the next is sent,
+and before a segment ends. A scan that asks for each reading by itself waits for each.
+
 It lives on the thread of the scan with an event loop and a NATS connection of its own: handing each frame to the
 station's loop and back would cost more than the frame. The loop runs only while a frame is on its way.
 """
@@ -53,14 +56,22 @@ class Recorder:
         self._bus: Bus = self._loop.run_until_complete(connect())
         # A scan waits for NATS as long as it takes: its points are in memory, and nothing moves meanwhile.
         self._store = EventStore(self._bus, patience_s=float("inf"))
-        self._change = Change("readings", str(scan_id), (), head, fenced=True)
+        self._id = str(scan_id)
+        self._on_its_way: asyncio.Task[Head] | None = None
 
     def record(
-        self, branch: int, first_point: int, times: list[float], columns: list[list[Any]], arrays: dict[str, list[Any]]
+        self,
+        branch: int,
+        first_point: int,
+        times: list[float],
+        columns: list[list[Any]],
+        arrays: dict[str, list[Any]],
+        *,
+        wait: bool,
     ) -> None:
-        """Store a frame and wait until it is durable. Safe to repeat: its message id names scan, attempt and point.
+        """Store a frame; with `wait`, until it is durable. Safe to repeat: its message id names scan, attempt and point.
 
-        Raises `LeaseLost`."""
+        Raises `LeaseLost`, also for the frame before."""
         if self.abandoned:
             raise LeaseLost("this run of the scan was given up while a call hung")
         refs = {name: self._keep(values) for name, values in arrays.items()}
@@ -75,13 +86,31 @@ class Recorder:
             values=columns,
             arrays=refs,
         )
-        change = Change("readings", self._change.id, (), self.head, fenced=True)
-        message_id = f"{self._scan_id}:{self._attempt}:{first_point}"
+        self._loop.run_until_complete(self._send(body, f"{self._scan_id}:{self._attempt}:{first_point}", wait))
+
+    async def _send(self, body: bytes, message_id: str, wait: bool) -> None:
+        await self._landed()
+        change = Change("readings", self._id, (), self.head, fenced=True)
         append = self._store.append_frame(change, ReadingsRecorded.TYPE, body, self._meta, self._fence, message_id)
-        try:
-            self.head = self._loop.run_until_complete(append)
-        except Fenced as error:
-            raise LeaseLost(str(error)) from error
+        self._on_its_way = self._loop.create_task(append)
+        if wait:
+            await self._landed()
+            return
+        # A few turns of the loop write it to the socket; the server works while the next points are measured.
+        for _ in range(4):
+            await asyncio.sleep(0)
+
+    async def _landed(self) -> None:
+        task, self._on_its_way = self._on_its_way, None
+        if task is not None:
+            try:
+                self.head = await task
+            except Fenced as error:
+                raise LeaseLost(str(error)) from error
+
+    def drain(self) -> None:
+        """Wait until all that was recorded is durable. Raises `LeaseLost`."""
+        self._loop.run_until_complete(self._landed())
 
     def _keep(self, values: list[Any]) -> ArrayRef:
         # The blob is durable before the event that names it.

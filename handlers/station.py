@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +30,7 @@ from bus.ids import uuid7
 from bus.ledger import Ledger, Loaded, Transaction
 from bus.streams import evt, live
 from bus.work import Work
+from domain.equipment import NoteAnswersAgain, NoteStoppedAnswering, RegisterEquipment, SeeIdentity
 from domain.errors import (
     Gone,
     InstrumentError,
@@ -42,9 +43,8 @@ from domain.errors import (
     WrongState,
 )
 from domain.events import Command
-from domain.equipment import NoteAnswersAgain, NoteStoppedAnswering, RegisterEquipment, SeeIdentity
 from domain.job import CancelJob, FailJob, Job, StartJob, SucceedJob
-from domain.lease import AcquireLease, Lease, ReleaseLease
+from domain.lease import AcquireLease, ReleaseLease
 from domain.plan import check_limits
 from domain.ports import Blobs, Instrument, Rack
 from domain.readings import (
@@ -101,7 +101,10 @@ def error_kind(error: Exception) -> ErrorKind:
         (LeaseLost, "lease_lost"),
         (InstrumentError, "other"),
     ]
-    return next((kind for cls, kind in kinds if isinstance(error, cls)), "internal")
+    for cls, kind in kinds:
+        if isinstance(error, cls):
+            return kind
+    return "internal"
 
 
 class StationRunner:
@@ -313,7 +316,7 @@ class StationRunner:
                 del self._running[scan_id]
 
     @asynccontextmanager
-    async def _instruments(self, names: tuple[str, ...]) -> AsyncIterator[None]:
+    async def _instruments(self, names: tuple[str, ...]) -> AsyncGenerator[None]:
         """Wait until no other scan of this station uses any of them."""
         async with self._free:
             await self._free.wait_for(lambda: self.busy.isdisjoint(names) or self.stopping)
@@ -414,7 +417,7 @@ class _Execution:
         async def on_event(_: Msg) -> None:
             self._news.set()  # only a hint: what was said is read from the ledger
 
-        hint = await self._station.bus.nc.subscribe(live("scan", str(self._id)), cb=on_event)
+        hint = await self._station.bus.subscribe(live("scan", str(self._id)), on_event)
         try:
             while True:
                 await self._station.holding.wait_until_trusted()
@@ -460,10 +463,9 @@ class _Execution:
             check_limits(scan.plan, described)
             columns = branch_columns(scan.plan, described)
             at_start = await self._program(scan.instruments, _look)
-        except Refused as error:
-            return await self._fail(error, None)
-        except InstrumentError as error:
-            return await self._fail(error, None)
+        except (Refused, InstrumentError) as error:
+            await self._fail(error, None)
+            return
         for name, seen in at_start.items():
             await self._station.note_answers(name, seen.identity)
         opened = await self._open(scan, columns, at_start)
@@ -575,7 +577,7 @@ class _Execution:
                 self.stop("abort")
             elif scan.wish == "pause":
                 self.stop("pause")
-            elif self._control.stop == "pause" and scan.wish != "pause":
+            elif self._control.stop == "pause":
                 self._control.stop = None  # taken back before it was noticed
 
     async def _program(self, names: tuple[str, ...], program: Callable[[Mapping[str, Instrument]], Any]) -> Any:
@@ -588,23 +590,28 @@ class _Execution:
             raise LeaseLost(str(result.error))
         if result.ended == "failed":
             assert result.error is not None
-            return await self._fail(result.error, columns)
+            await self._fail(result.error, columns)
+            return
         if result.ended == "completed":
 
             async def complete(tx: Transaction) -> None:
                 await tx.decide("scan", str(self._id), CompleteScan(scan_id=self._id, points=scan.total_points))
-                await self._end_job(tx, lambda attempt: SucceedJob(
-                    job_id=self._work.job_id,
-                    attempt=attempt,
-                    result={"scan_id": str(self._id), "points": scan.total_points},
-                ))
+                await self._end_job(
+                    tx,
+                    lambda attempt: SucceedJob(
+                        job_id=self._work.job_id,
+                        attempt=attempt,
+                        result={"scan_id": str(self._id), "points": scan.total_points},
+                    ),
+                )
                 await self._close_readings(tx, "completed")
 
             await self._end(scan, columns, complete)
             return
         current: Scan = (await self._ledger.refresh("scan", str(self._id))).state
         if current.wish == "abort" and not self._station.stopping:
-            return await self._abort(current, columns)
+            await self._abort(current, columns)
+            return
         if self._control.stop == "pause" or current.wish == "pause":
 
             async def pause(tx: Transaction) -> None:
@@ -651,9 +658,12 @@ class _Execution:
                 worker = f"station {self._station.settings.station_id}"
                 start = StartJob(job_id=self._work.job_id, worker=worker, dispatch=self._work.dispatch)
                 await tx.decide("job", str(self._work.job_id), start)
-            await self._end_job(tx, lambda attempt: FailJob(
-                job_id=self._work.job_id, attempt=attempt, error=reason[:2000], kind="permanent", at=_now()
-            ))
+            await self._end_job(
+                tx,
+                lambda attempt: FailJob(
+                    job_id=self._work.job_id, attempt=attempt, error=reason[:2000], kind="permanent", at=_now()
+                ),
+            )
             await self._close_readings(tx, "failed")
 
         await self._end(scan, columns, fail)
@@ -663,9 +673,7 @@ class _Execution:
         scan: Scan = (await self._ledger.refresh("scan", str(self._id))).state
 
         async def interrupt(tx: Transaction) -> None:
-            await tx.decide(
-                "scan", str(self._id), InterruptScan(scan_id=self._id, reason=reason, instance=instance)
-            )
+            await tx.decide("scan", str(self._id), InterruptScan(scan_id=self._id, reason=reason, instance=instance))
             after: Scan = await tx.state("scan", str(self._id))
             if after.over:
                 await self._end_job(tx, lambda _: CancelJob(job_id=self._work.job_id, reason="aborted"))

@@ -44,7 +44,7 @@ class Watchdog:
         self._stations: dict[str, _Watched] = {}
 
     async def run(self) -> None:
-        await self._bus.nc.subscribe("beat.*", cb=self._on_beat)
+        await self._bus.subscribe("beat.*", self._on_beat)
         follower = asyncio.create_task(self._follow())
         try:
             await self._check()

@@ -176,7 +176,9 @@ async def run_station(settings: Settings, stopped: asyncio.Event, name: str) -> 
         durable = f"station-{name}"
         # The predecessor's unfinished work comes back at once, not when its time to acknowledge is over.
         await bus.api(f"CONSUMER.DELETE.{streams.CMD}.{durable}")
-        broker = brokers.make_broker(list(connection.nats_urls), f"labledger-station-{name}-work", connection.credentials)
+        broker = brokers.make_broker(
+            list(connection.nats_urls), f"labledger-station-{name}-work", connection.credentials
+        )
         brokers.subscribe(
             broker,
             runner.on_work,

@@ -6,8 +6,11 @@ cut): that is what a client meets. There the disk hides part of our own work, so
 server's default, where the publish is cheaper and our overhead shows.
 """
 
+import time
+
 from bench.frame import Bench
 from bench.load import publish_in_sequence
+from bench.ours import describe, ledger_of, register
 
 name = "command -> durable event, in sequence"
 unit = "commands/s"
@@ -22,3 +25,12 @@ async def reference(bench: Bench) -> float:
     nc = await bench.once("reference", server.connect, lambda nc: nc.close())
     full = 1500 if bench.sync == "always" else 6000
     return await publish_in_sequence(nc, bench.size(full, 300))
+
+
+async def ours(bench: Bench) -> float:
+    ledger = await ledger_of(bench)
+    sample = await register(ledger)
+    count = bench.size(1500 if bench.sync == "always" else 6000, 300)
+    began = time.perf_counter()
+    await describe(ledger, sample, count)
+    return count / (time.perf_counter() - began)

@@ -7,10 +7,13 @@ by event (`raw_64_tasks`) and in atomic batches of 64 (`raw_batches_of_64`): whe
 committing commands as a group can meet it.
 """
 
+import asyncio
 import json
+import time
 
 from bench.frame import Bench
 from bench.load import publish_at_once, publish_in_batches
+from bench.ours import describe, ledger_of, register
 
 name = "commands, 64 aggregates at once"
 unit = "commands/s"
@@ -42,3 +45,12 @@ async def reference(bench: Bench) -> float:
     count = bench.size(800, 200)
     found = await bench.peer("eventsourcing_postgres", needs, count, 8, stdin=json.dumps(postgres.parts()))
     return found["value"]
+
+
+async def ours(bench: Bench) -> float:
+    ledger = await ledger_of(bench)
+    samples = await asyncio.gather(*(register(ledger) for _ in range(64)))
+    each = bench.size(150, 40)
+    began = time.perf_counter()
+    await asyncio.gather(*(describe(ledger, sample, each) for sample in samples))
+    return 64 * each / (time.perf_counter() - began)

@@ -5,6 +5,8 @@ the floor of these readings is in `frames_qcodes`.
 """
 
 from bench.frame import Bench
+from bench.ours import grid, points_per_s
+from domain.scan import FrameLimits
 
 name = "readings in frames, against a bare loop"
 unit = "points/s"
@@ -16,3 +18,7 @@ higher_is_better = True
 async def reference(bench: Bench) -> float:
     folder = bench.new_folder("pymeasure")
     return (await bench.peer("pymeasure_csv", ("pymeasure",), bench.size(100, 40), folder))["value"]
+
+
+async def ours(bench: Bench) -> float:
+    return await points_per_s(bench, grid(bench.size(200, 60)), FrameLimits())
