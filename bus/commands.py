@@ -10,6 +10,7 @@ import logging
 import re
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
@@ -23,6 +24,7 @@ from bus.ledger import Ledger
 from bus.ledger import Outcome as Decided
 from bus.outcomes import Outcome, Problem
 from bus.parking import PARKED_ID, Parking
+from bus.subscription import ack_tokens
 from domain.aggregate import aggregates
 from domain.errors import Refused
 from domain.events import COMMANDS, Command
@@ -31,7 +33,8 @@ log = logging.getLogger("labledger.commands")
 
 REPLY_TO = "Labledger-Reply-To"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_INBOX = re.compile(r"_INBOX[A-Za-z0-9_]*\.[A-Za-z0-9_.-]{1,200}")
+_INBOX = re.compile(r"_INBOX[A-Za-z0-9_-]{0,100}(\.[A-Za-z0-9_-]{1,64}){1,6}")
+_TRACE = re.compile(r"[0-9a-f-]{1,100}")
 
 C = TypeVar("C", bound=Command)
 Handler = Callable[[Any, Ledger, Meta], Awaitable[Decided]]
@@ -76,7 +79,12 @@ class CommandConsumer:
                 log.exception("command %s failed", msg.subject)
             if retry.mends_itself(error) or retry.deliveries(msg) < retry.TRIES:
                 return retry.delay_s(retry.deliveries(msg))
-            outcome = await self._park(msg, headers, f"its handler failed: {error}", traceback.format_exc())
+            detail = traceback.format_exc()
+            try:
+                outcome = await self._park(msg, headers, f"its handler failed: {error}", detail)
+            except Exception as trouble:
+                log.warning("cannot park %s yet: %s", msg.subject, trouble)
+                return retry.delay_s(retry.deliveries(msg))
         try:
             await self._answer(headers, outcome)
         except Exception as error:
@@ -90,12 +98,23 @@ class CommandConsumer:
         if not _ID.fullmatch(id_):
             what = "needs an id of 1 to 64 letters, digits, `_` or `-`, so that sending it twice is harmless"
             # It has no id to be answered under again: the place in the stream stands in.
-            id_ = f"cmd-{retry.stored_at(msg).timestamp():.6f}".replace(".", "-")
+            id_ = f"cmd-at-{ack_tokens(msg.reply)[0]}"
             return await self._keep(_invalid(id_, name, Problem(where="header ce-id", what=what)))
-        parked_id = headers.get(PARKED_ID)
         known = await outcomes.recall(self._bus, id_)
-        if known is not None and not (parked_id and known.outcome == "parked"):
-            return known
+        if known is not None and known.command != name:
+            # Not kept: what the id stands for is the outcome of the other command.
+            what = f"was used for a {known.command} already; each command needs an id of its own"
+            return _invalid(id_, name, Problem(where="header ce-id", what=what))
+        again = await self._parking.retrying(headers.get(PARKED_ID, ""), "commands", id_)
+        if known is not None and not (again and known.outcome == "parked"):
+            outcome = known
+        else:
+            outcome = await self._handle(msg, headers, name, id_)
+        if again and outcome.outcome != "parked":
+            await self._parking.resolve(again, Meta(causation=id_, source="labledger/commands"))
+        return outcome
+
+    async def _handle(self, msg: Msg, headers: dict[str, str], name: str, id_: str) -> Outcome:
         reply_to = headers.get(REPLY_TO)
         if reply_to is not None and not _INBOX.fullmatch(reply_to):
             # Answering anywhere else would let a sender write, through us, where he may not.
@@ -115,17 +134,14 @@ class CommandConsumer:
             correlation=headers.get("ce-correlationid", "")[:64] or id_,
             actor=headers.get("ce-actor", "")[:200],
             source="labledger/commands",
-            traceparent=headers.get("traceparent", "")[:100],
+            traceparent=trace if _TRACE.fullmatch(trace := headers.get("traceparent", "")) else "",
         )
         try:
             decided = await self.decide(command, meta)
             outcome = Outcome.accepted(id_, name, decided)
         except Refused as refusal:
             outcome = Outcome(outcome="refused", command_id=id_, command=name, reason=str(refusal))
-        kept = await self._keep(outcome)
-        if parked_id:
-            await self._parking.resolve(parked_id, meta)
-        return kept
+        return await self._keep(outcome)
 
     async def decide(self, command: Command, meta: Meta) -> Decided:
         """Decide a command: by its own handler if it has one, else on its aggregate."""
@@ -221,12 +237,17 @@ class Sender:
                         await asyncio.sleep(0.1)
                 if ack.err_code:
                     raise Rejected(f"the command was not taken: {ack.error}")
-                if ack.duplicate:  # its outcome may have gone to an inbox that nobody reads any more
-                    while not future.done():
-                        known = await outcomes.recall(self._bus, command_id)
-                        if known is not None:
-                            return known
-                        await asyncio.wait([future], timeout=0.1)
-                return await future
+                # The outcome may have gone to an inbox that nobody reads any more, or come while we were cut off.
+                look_s = 0.1 if ack.duplicate else 1.0
+                while not future.done():
+                    await asyncio.wait([future], timeout=look_s)
+                    if not future.done():
+                        with suppress(Unavailable):
+                            known = await outcomes.recall(self._bus, command_id)
+                            if known is not None and known.outcome != "parked":
+                                return known
+                            if known is not None and ack.duplicate:
+                                return known
+                return future.result()
         finally:
             self._waiting.pop(command_id, None)

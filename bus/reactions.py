@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import traceback
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ from bus import broker as brokers
 from bus import retry
 from bus.envelope import Meta, Stored
 from bus.ledger import Ledger
-from bus.parking import PARKED_ID, Parking
+from bus.parking import PARKED_ID, SEQUENCE, Parking
 from bus.streams import CMD, EVT
 from bus.subscription import stored_from_delivery
 from domain.errors import Refused
@@ -76,6 +77,10 @@ class Consumer:
         return self._handlers.get(name, [])
 
 
+class StillBlocked(Exception):
+    """A parked event that is to be tried again, while an earlier one of its aggregate is still parked."""
+
+
 class Reactor:
     """Runs consumers on a broker."""
 
@@ -84,8 +89,11 @@ class Reactor:
         self._parking = parking
         self._ports = ports
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        #: Events that failed and wait for their next try, by consumer and aggregate: later ones wait behind them.
-        self._failing: dict[tuple[str, str], int] = {}
+        #: Events that failed and wait for their next try, by consumer and aggregate: later ones wait behind them, until
+        #: a time (of the loop) at which somebody else must have taken the failed one over.
+        self._failing: dict[tuple[str, str], tuple[int, float]] = {}
+        #: How often a message was sent back through no fault of its own: those deliveries count for nothing.
+        self._innocent: OrderedDict[tuple[str, int], int] = OrderedDict()
 
     def attach(self, broker: NatsBroker, consumer: Consumer, inbox_prefix: str) -> None:
         """Subscribe a consumer: to its kinds of events, and to its parked events that are to be tried again."""
@@ -110,25 +118,37 @@ class Reactor:
 
     async def on_message(self, consumer: Consumer, msg: Msg) -> float | None:
         stored, _ = stored_from_delivery(msg)
-        key = (consumer.name, stored.subject)
-        lock = self._locks.setdefault(key, asyncio.Lock())  # kept only while somebody holds or awaits it
-        async with lock:
-            waiting_for = self._failing.get(key)
-            if waiting_for is not None and waiting_for < stored.seq:
-                return 0.5
-            again = await self._try(consumer, stored, retry.deliveries(msg))
-            if again is None:
-                self._failing.pop(key, None)
-            else:
-                self._failing[key] = stored.seq
-        return again
-
-    async def _try(self, consumer: Consumer, stored: Stored, delivery: int) -> float | None:
         name = stored.type.rpartition(".v")[0]
         if name in EVENTS and not consumer.handlers(name):
             return None
+        key = (consumer.name, stored.subject)
+        lock = self._locks.setdefault(key, asyncio.Lock())  # kept only while somebody holds or awaits it
+        async with lock:
+            now = asyncio.get_running_loop().time()
+            failed, until = self._failing.get(key, (0, 0.0))
+            if failed and failed < stored.seq and now < until:
+                self._excuse(consumer, stored)
+                return 0.5
+            delivery = retry.deliveries(msg)
+            again = await self._try(consumer, stored, delivery)
+            if again is not None:
+                self._failing[key] = (stored.seq, now + again + brokers.ACK_WAIT_S)
+            else:
+                self._innocent.pop((consumer.name, stored.seq), None)
+                if failed <= stored.seq:
+                    self._failing.pop(key, None)
+        return again
+
+    def _excuse(self, consumer: Consumer, stored: Stored) -> None:
+        key = (consumer.name, stored.seq)
+        self._innocent[key] = self._innocent.get(key, 0) + 1
+        self._innocent.move_to_end(key)
+        while len(self._innocent) > 10_000:
+            self._innocent.popitem(last=False)
+
+    async def _try(self, consumer: Consumer, stored: Stored, delivery: int) -> float | None:
         try:
-            blocked = await self._parking.waits_behind(consumer.name, stored.kind, stored.id)
+            blocked = await self._parking.waits_behind(consumer.name, stored.kind, stored.id, stored.seq)
             if blocked is not None:
                 await self._park(consumer, stored, f"an earlier event of {stored.subject} is parked as {blocked}", "")
                 return None
@@ -136,9 +156,10 @@ class Reactor:
             return None
         except Exception as error:
             if retry.mends_itself(error):
+                self._excuse(consumer, stored)
                 return retry.delay_s(delivery)
             log.exception("%s could not handle %s at %d", consumer.name, stored.type, stored.seq)
-            if delivery < retry.TRIES:
+            if delivery - self._innocent.get((consumer.name, stored.seq), 0) < retry.TRIES:
                 return retry.delay_s(delivery)
             try:
                 await self._park(consumer, stored, f"{type(error).__name__}: {error}", traceback.format_exc())
@@ -165,7 +186,7 @@ class Reactor:
             consumer.name,
             stored.subject,
             str(stored.seq),
-            {**stored.headers, "Labledger-Sequence": str(stored.seq)},
+            {**stored.headers, SEQUENCE: str(stored.seq)},
             stored.data,
             reason,
             detail,
@@ -174,13 +195,22 @@ class Reactor:
 
     async def on_retry(self, consumer: Consumer, msg: Msg) -> float | None:
         """Try a parked event again, as it was. It fails: it is parked again, with the new reason."""
-        order = json.loads(msg.data)
         try:
-            subject, headers, body = await self._parking.message(order["park_seq"])
-            seq = int(headers["Labledger-Sequence"])
+            park_seq = int(json.loads(msg.data)["park_seq"])
+        except (ValueError, KeyError, TypeError):
+            log.error("%s: a retry order that is none: %.200r", consumer.name, msg.data)
+            return None
+        try:
+            subject, headers, body = await self._parking.message(park_seq)
+            seq = int(headers[SEQUENCE])
             stored = Stored(seq, subject, headers, body, retry.stored_at(msg))
             try:
                 decode(stored.type, body)
+                blocked = await self._parking.waits_behind(consumer.name, stored.kind, stored.id, seq)
+                if blocked is not None:
+                    raise StillBlocked(
+                        f"an earlier event of {subject} is parked as {blocked}: retry or drop that first"
+                    )
                 await self._handle(consumer, stored)
             except Exception as error:
                 if retry.mends_itself(error):
@@ -201,5 +231,5 @@ class Reactor:
             await self._parking.resolve(headers[PARKED_ID], stored.follows())
             return None
         except Exception as error:
-            log.warning("%s: retry of %s: %s", consumer.name, order, error)
+            log.warning("%s: retry of what is parked at %d: %s", consumer.name, park_seq, error)
             return retry.delay_s(retry.deliveries(msg))

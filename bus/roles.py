@@ -109,7 +109,8 @@ RIGHTS: Mapping[Role, Rights] = {
         ("evt.>", "cmd.>", "snap.>", "park.>", "out.>", "beat.>", *_reads("EVT", "CMD", "SNAP", "OUT", "BEAT")),
         ("beat.>", f"{LIVE_PREFIX}.>"),
     ),
-    Role.PUBLISHER: Rights("PUBLISHERS", ("cmd.>", *_asks("EVT", "OUT")), (f"{LIVE_PREFIX}.>",)),
+    # Not `cmd.work.>`: what a queue dispatched is not for others to say.
+    Role.PUBLISHER: Rights("PUBLISHERS", ("cmd.*.*", *_asks("EVT", "OUT")), (f"{LIVE_PREFIX}.>",)),
     Role.DASHBOARD: Rights("DASHBOARDS", _asks("EVT"), (f"{LIVE_PREFIX}.>", "beat.>")),
     Role.AUDITOR: Rights("AUDITORS", (*_asks(*STREAMS), *_WATCHES), (f"{LIVE_PREFIX}.>", "beat.>")),
 }
