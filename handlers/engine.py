@@ -6,6 +6,7 @@ queues or history: it is given the first point, and says where it stopped and wh
 Speed matters here: with instruments that take no time, a point costs a few microseconds.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from domain.plan import Plan, branches, walk
 from domain.ports import Instrument, Value
 from domain.readings import BranchColumns
 from domain.scan import FrameLimits
+
+log = logging.getLogger("labledger.station")
 
 #: A channel that has not settled after this time has failed.
 SETTLE_LIMIT_S = 3600.0
@@ -182,6 +185,9 @@ class Engine:
                         for read, names, settle_s, values in current.reads:
                             if settle_s:
                                 self._sleep(settle_s, writer)
+                                if control.urgent:  # what is read before its time is no reading
+                                    finish()
+                                    return Result("stopped", recorded)
                             answer = read(names)
                             row += values(answer)
                             if at is None:
@@ -220,6 +226,8 @@ class Engine:
             finish()
         except LeaseLost as lost:
             return Result("lease_lost", recorded(), lost)
+        except Exception:  # mostly the same again: what was measured last cannot be recorded
+            log.exception("the last readings before a failure are lost")
         return Result("failed", recorded(), error)
 
     def _settle(self, instrument: str, channel: str, settled: Callable[[str], bool], writer: FrameWriter) -> None:
