@@ -6,6 +6,8 @@ and is looked at again (`assign_scan`), without holding up anything else.
 
 from nats.aio.msg import Msg
 
+import logging
+
 from bus import retry
 from bus.connection import Bus
 from bus.ledger import Ledger
@@ -14,6 +16,8 @@ from bus.work import Work, send_work
 from domain.job import Job
 from domain.lease import Lease
 from domain.queue import JobDispatched
+
+log = logging.getLogger("labledger.reactions")
 
 consumer = Consumer("dispatch-jobs")
 
@@ -54,7 +58,11 @@ async def station_for(ledger: Ledger, instruments: tuple[str, ...]) -> str | Non
 
 async def assign_scan(msg: Msg, ledger: Ledger) -> float | None:
     """Send waiting work to the station that holds its instruments by now; answers when to look again, or None."""
-    work = Work.model_validate_json(msg.data)
+    try:
+        work = Work.model_validate_json(msg.data)
+    except ValueError as error:
+        log.error("work that is none: %s", error)
+        return None
     job: Job = (await ledger.refresh("job", str(work.job_id))).state
     if job.submitted is None or job.state not in ("waiting", "retrying"):
         return None

@@ -7,7 +7,8 @@ from bus.timers import set_timer
 from domain.errors import Refused
 from domain.job import Job, JobCancelled, JobFailed, JobReleased, JobReplaced, JobSubmitted, JobSucceeded, WakeJob
 from domain.queue import FinishJob, RequeueJob
-from domain.scan import AbortScan
+from domain.scan import AbortScan, Scan
+from handlers.scan_orders import job_of
 
 consumer = Consumer("follow-jobs")
 
@@ -65,6 +66,9 @@ async def abort_its_scan(event: JobCancelled | JobReplaced, at: Reaction) -> Non
     if submitted is None or submitted.job_kind != "scan":
         return
     scan_id = UUID(str(submitted.spec["scan_id"]))
+    scan: Scan = (await at.ledger.refresh("scan", str(scan_id))).state
+    if job_of(scan_id, scan.queued_attempt) != event.job_id:
+        return  # it was restarted since, and runs under another job
     reason = event.reason if isinstance(event, JobCancelled) else f"replaced by job {event.new_job_id}"
     try:
         await at.ledger.handle("scan", str(scan_id), AbortScan(scan_id=scan_id, reason=reason), at.meta)

@@ -113,7 +113,7 @@ async def restart_scan(command: RestartScan, ledger: Ledger, meta: Meta) -> Outc
 @handles(RetryJob)
 async def retry_job(command: RetryJob, ledger: Ledger, meta: Meta) -> Outcome:
     """Run a failed or cancelled job again. A scan's job is retried by restarting the scan."""
-    job: Job = (await ledger.load("job", str(command.job_id))).state
+    job: Job = (await ledger.refresh("job", str(command.job_id))).state
     if job.submitted is not None and job.submitted.job_kind == "scan" and job.state in ("failed", "cancelled"):
         scan_id = UUID(str(job.submitted.spec["scan_id"]))
         return await restart_scan(RestartScan(scan_id=scan_id), ledger, meta)

@@ -17,6 +17,7 @@ from bus.envelope import Meta
 from bus.errors import BusError
 from bus.ledger import Ledger
 from bus.subscription import Subscription
+from domain.errors import Refused
 from domain.station import StationLost, StationStarted, StationStopped
 from handlers.leases import Beat, expire_station, last_beat
 
@@ -45,11 +46,15 @@ class Watchdog:
 
     async def run(self) -> None:
         await self._bus.subscribe("beat.*", self._on_beat)
-        follower = asyncio.create_task(self._follow())
+        loops = [asyncio.create_task(self._follow()), asyncio.create_task(self._check())]
         try:
-            await self._check()
+            # Neither ends by itself. A watchdog that has gone blind must not look as if all were well.
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            follower.cancel()
+            for task in loops:
+                task.cancel()
 
     async def _on_beat(self, msg: Msg) -> None:
         beat = Beat.model_validate_json(msg.data)
@@ -97,5 +102,5 @@ class Watchdog:
                 log.warning("station %s is lost: %s", station_id, reason)
             if self._stations.get(station_id) is watched:
                 del self._stations[station_id]
-        except BusError as error:
+        except (BusError, Refused) as error:
             log.warning("cannot say yet that station %s is lost: %s", station_id, error)
