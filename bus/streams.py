@@ -46,8 +46,7 @@ STREAMS: dict[str, dict[str, Any]] = {
         "duplicate_window": HOUR_NS,
         "max_msg_size": MAX_COMMAND_BYTES,
     },
-    TIM: _FILE
-    | {"subjects": ["sched.>", "timer.>"], "description": "durable timers", "allow_msg_schedules": True},
+    TIM: _FILE | {"subjects": ["sched.>", "timer.>"], "description": "durable timers", "allow_msg_schedules": True},
     SNAP: _FILE
     | {"subjects": ["snap.>"], "description": "snapshots, droppable at any time", "max_msgs_per_subject": 2},
     PARK: _FILE | {"subjects": ["park.>"], "description": "what could not be handled, with the reason"},
@@ -58,8 +57,9 @@ STREAMS: dict[str, dict[str, Any]] = {
         "max_msgs_per_subject": 1,
         "duplicate_window": 2 * 60 * 1_000_000_000,
     },
-    BEAT: _FILE
-    | {"subjects": ["beat.>"], "description": "heartbeats of stations", "storage": "memory", "max_msgs_per_subject": 1},
+    # On file: a stream in memory is gone as a whole, and not just empty, after a restart of its only server, and no
+    # station would ever be trusted again.
+    BEAT: _FILE | {"subjects": ["beat.>"], "description": "heartbeats of stations", "max_msgs_per_subject": 1},
 }
 
 
