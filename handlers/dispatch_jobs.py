@@ -4,9 +4,9 @@ A scan goes to the station that holds its instruments. While no station does, th
 and is looked at again (`assign_scan`), without holding up anything else.
 """
 
-from nats.aio.msg import Msg
-
 import logging
+
+from nats.aio.msg import Msg
 
 from bus import retry
 from bus.connection import Bus

@@ -50,10 +50,16 @@ class Recorder:
         self._meta = meta
         #: Set (by the station) when this thread was left behind in a call that hung: what it measures is void.
         self.abandoned = False
+        #: A frame is being written just now.
+        self.busy = False
         #: Where the history of the readings ends: what the next event follows.
         self.head = head
         self._loop = loop_factory()
-        self._bus: Bus = self._loop.run_until_complete(connect())
+        try:
+            self._bus: Bus = self._loop.run_until_complete(connect())
+        except BaseException:
+            self._loop.close()
+            raise
         # A scan waits for NATS as long as it takes: its points are in memory, and nothing moves meanwhile.
         self._store = EventStore(self._bus, patience_s=float("inf"))
         self._id = str(scan_id)
@@ -72,6 +78,22 @@ class Recorder:
         """Store a frame; with `wait`, until it is durable. Safe to repeat: its message id names scan, attempt and point.
 
         Raises `LeaseLost`, also for the frame before."""
+        self.busy = True  # before the look at `abandoned`: who sets that waits until we are done
+        try:
+            self._record(branch, first_point, times, columns, arrays, wait=wait)
+        finally:
+            self.busy = False
+
+    def _record(
+        self,
+        branch: int,
+        first_point: int,
+        times: list[float],
+        columns: list[list[Any]],
+        arrays: dict[str, list[Any]],
+        *,
+        wait: bool,
+    ) -> None:
         if self.abandoned:
             raise LeaseLost("this run of the scan was given up while a call hung")
         refs = {name: self._keep(values) for name, values in arrays.items()}
@@ -124,6 +146,8 @@ class Recorder:
 
     def close(self) -> None:
         try:
+            if self._on_its_way is not None:
+                self._on_its_way.cancel()  # not drained: the run was given up, and nothing of it may go out from now on
             self._loop.run_until_complete(self._bus.close())
         finally:
             self._loop.close()

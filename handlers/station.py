@@ -12,6 +12,7 @@ and the next run of the station goes on there. A run whose lease has passed on w
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
@@ -25,7 +26,7 @@ from nats.aio.msg import Msg
 
 from bus.connection import Bus
 from bus.envelope import Meta
-from bus.errors import BusError, Fenced, Unavailable
+from bus.errors import BusError, Conflict, Fenced, Unavailable
 from bus.ids import uuid7
 from bus.ledger import Ledger, Loaded, Transaction
 from bus.streams import evt, live
@@ -175,7 +176,10 @@ class StationRunner:
             self.holding.tokens[name] = max(w.seq for w in outcome.events if w.subject == evt("lease", name))
         # A holder that was declared silent may not know it yet: its trust ends `ttl_s` after that at the latest.
         if not dead and any(last is not None and last.type.startswith("lease.expired") for last in before):
-            await asyncio.sleep(settings.ttl_s)
+            until = time.monotonic() + settings.ttl_s
+            while time.monotonic() < until:
+                await self.holding.beat()  # or the watchdog would take us for lost
+                await asyncio.sleep(min(settings.beat_s, settings.ttl_s / 3))
         await self.holding.beat()
         await self._register()
         log.info("station %s holds %s", station_id, ", ".join(sorted(settings.drivers)))
@@ -238,10 +242,12 @@ class StationRunner:
     async def stop(self) -> None:
         """Interrupt what runs, give the leases back, and say so."""
         self.stopping = True
-        for execution in self._running.values():
-            execution.stop("shutdown")
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=10)
+        # Until the last scan is interrupted we must be heard, and trusted.
+        beating = asyncio.create_task(self.holding.run(self.settings.beat_s))
+        try:
+            await self._stop_scans()
+        finally:
+            beating.cancel()
         if self.holding.lost is not None:
             return
         station_id, instance = self.settings.station_id, self.instance
@@ -255,6 +261,14 @@ class StationRunner:
         self.holding.lose("the station stops")
         await self.ledger.transact(give_back, self.meta("stop"))
 
+    async def _stop_scans(self) -> None:
+        for execution in self._running.values():
+            execution.stop("shutdown")
+        async with self._free:
+            self._free.notify_all()  # those that wait for instruments
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=10)
+
     def meta(self, step: str) -> Meta:
         """What the station does of itself."""
         causation = str(self.instance)
@@ -265,7 +279,12 @@ class StationRunner:
 
     async def on_work(self, msg: Msg) -> float | None:
         """Take a scan on. The message stays in the stream until the scan is over: a crash brings it back."""
-        work = Work.model_validate_json(msg.data)
+        try:
+            work = Work.model_validate_json(msg.data)
+            UUID(str(work.spec["scan_id"]))
+        except (ValueError, KeyError) as error:
+            log.error("station %s: work that is none: %s", self.settings.station_id, error)
+            return None
         if self.stopping or self.holding.lost is not None:
             return 1.0
         task = asyncio.create_task(self._work(work, msg))
@@ -281,10 +300,10 @@ class StationRunner:
                 try:
                     done = await self._see_through(scan_id, work)
                     break
-                except (Unavailable, BusError) as error:
-                    if isinstance(error, Fenced):
-                        self.holding.lose(str(error))
-                        return
+                except Fenced as error:
+                    self.holding.lose(str(error))
+                    return
+                except (Unavailable, Conflict) as error:
                     log.warning("scan %s: %s; trying again", scan_id, error)
                     await asyncio.sleep(0.5)
             await (msg.ack() if done else msg.nak(delay=0.1))
@@ -310,6 +329,8 @@ class StationRunner:
             execution = self._running[scan_id] = _Execution(self, scan_id, work)
             self.holding.scans.add(scan_id)
             try:
+                # Who finds us silent reads from our last beat which scans were interrupted.
+                await self.holding.beat()
                 return await execution.run()
             finally:
                 self.holding.scans.discard(scan_id)
@@ -396,6 +417,8 @@ class _Execution:
         self._control = Control()
         self._recorder: Recorder | None = None
         self._names: tuple[str, ...] = ()
+        self._refusals = 0
+        self._last_refusal: Refused | None = None
         #: Set when something was said about the scan, or the station stops.
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -444,12 +467,12 @@ class _Execution:
 
     async def _wait_for_news(self) -> None:
         """Paused or held: until somebody says something. Looks by itself too, in case a hint was lost."""
-        self._news.clear()
         try:
             async with asyncio.timeout(2.0):
                 await self._news.wait()
         except TimeoutError:
-            return
+            pass
+        self._news.clear()  # before looking: what is said while we look wakes us again
 
     # -- one segment ------------------------------------------------------------------------------------------------
 
@@ -463,17 +486,29 @@ class _Execution:
             check_limits(scan.plan, described)
             columns = branch_columns(scan.plan, described)
             at_start = await self._program(scan.instruments, _look)
-        except (Refused, InstrumentError) as error:
+        except LeaseLost:
+            raise
+        except Exception as error:  # the domain's no, an instrument's failure, or a defect of ours or of a driver
             await self._fail(error, None)
             return
         for name, seen in at_start.items():
             await self._station.note_answers(name, seen.identity)
         opened = await self._open(scan, columns, at_start)
         if opened is None:
+            await self._refused_again()
             return
+        self._refusals = 0
         attempt, from_point, loaded = opened
         result = await self._measure(scan, columns, attempt, from_point, loaded)
         await self._close(scan, columns, result)
+
+    async def _refused_again(self) -> None:
+        """It cannot begin as things stand: mostly because somebody was faster, who is about to say so."""
+        self._refusals += 1
+        if self._refusals < 5:
+            await self._wait_for_news()
+            return
+        await self._fail(RuntimeError(f"it could not begin: {self._last_refusal}"), None)
 
     async def _open(
         self, scan: Scan, columns: tuple[BranchColumns, ...], at_start: dict[str, InstrumentAtStart]
@@ -518,6 +553,7 @@ class _Execution:
             await self._store(start)
         except Refused as refusal:
             log.info("scan %s: %s", scan_id, refusal)
+            self._last_refusal = refusal
             return None
         loaded = await self._ledger.load("readings", str(scan_id))
         return loaded.state.attempt, loaded.state.from_point, loaded
@@ -558,6 +594,12 @@ class _Execution:
         try:
             return await self._program(scan.instruments, program)
         except InstrumentError as error:  # it hung, and its thread was left behind
+            while self._recorder is not None and self._recorder.busy:
+                await asyncio.sleep(0.01)  # it came back at the last moment; two writers would tear the chain
+            return Result("failed", self._control.next_point, error)
+        except (LeaseLost, Unavailable):
+            raise
+        except Exception as error:  # a defect: the scan fails with it, the station goes on
             return Result("failed", self._control.next_point, error)
         finally:
             listener.cancel()
@@ -612,7 +654,8 @@ class _Execution:
         if current.wish == "abort" and not self._station.stopping:
             await self._abort(current, columns)
             return
-        if self._control.stop == "pause" or current.wish == "pause":
+        # Also when the pause was taken back after it had been noticed: the readings are closed, then resumed.
+        if not self._station.stopping and current.live and current.wish is not None:
 
             async def pause(tx: Transaction) -> None:
                 state: Readings = await tx.state("readings", str(self._id))
@@ -645,7 +688,7 @@ class _Execution:
         await self._make_safe(scan.instruments)
         if kind in ("gone", "no_answer"):
             for name in scan.instruments:
-                if name in reason:
+                if len(scan.instruments) == 1 or re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", reason):
                     await self._station.note_silent(name, reason[:1000])
 
         async def fail(tx: Transaction) -> None:
@@ -736,7 +779,8 @@ class _Execution:
             open=is_open,
             branches=columns,
         )
-        return Loaded(state, last.head)
+        # As if it had come from a snapshot: what is left out of it must not become one.
+        return Loaded(state, last.head, {}, last.head.version)
 
     async def _make_safe(self, names: tuple[str, ...]) -> None:
         """The declared safe state of each instrument. One that fails does not keep the others from theirs."""
