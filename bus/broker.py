@@ -5,8 +5,10 @@ a malformed body would come back thousands of times a second (reference: c). So:
 decoder that cannot fail, and one wrapper that decides what an exception means (`bus.retry`).
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from faststream import AckPolicy
@@ -20,11 +22,41 @@ from nats.js.api import ConsumerConfig
 
 from bus.connection import Credentials
 
+log = logging.getLogger("labledger.bus")
+
 #: Handles one raw message and answers what to do with it: None = ack, a number = again after so many seconds.
 RawHandler = Callable[[Msg], Awaitable[float | None]]
 
-#: A handler may take this long before the message is given to somebody else.
-ACK_WAIT_S = 30.0
+#: When nothing is heard of a message for so long, its process is taken for dead and somebody else gets it. A handler may take
+#: longer: the message is kept alive while it runs.
+ACK_WAIT_S = 5.0
+
+
+@contextmanager
+def _kept_alive(msg: Msg, ack_wait_s: float) -> Generator[None]:
+    """Tell the stream, as long as it takes, that the message is in hand. Costs a timer where the handler is quick."""
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        nonlocal timer, telling
+        timer = loop.call_later(ack_wait_s / 3, tell)
+        telling = loop.create_task(_tell_in_progress(msg))
+
+    telling: asyncio.Task[None] | None = None
+    timer = loop.call_later(ack_wait_s / 3, tell)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if telling is not None:
+            telling.cancel()
+
+
+async def _tell_in_progress(msg: Msg) -> None:
+    try:
+        await msg.in_progress()
+    except Exception as error:  # NATS is away: it comes again then, which is harmless
+        log.debug("%s: %s", msg.subject, error)
 
 
 async def _raw(message: StreamMessage[Any]) -> bytes:
@@ -80,7 +112,8 @@ def subscribe(
         include_in_schema=False,
     )
     async def _on_message(_: bytes, message: NatsMessage) -> None:  # pyright: ignore[reportUnusedFunction]
-        again = await handler(message.raw_message)
+        with _kept_alive(message.raw_message, ack_wait_s):
+            again = await handler(message.raw_message)
         if again is None:
             await message.ack()
         elif again >= 0:

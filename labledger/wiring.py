@@ -187,6 +187,7 @@ async def run_station(settings: Settings, stopped: asyncio.Event, name: str) -> 
             durable=durable,
             inbox_prefix=connection.credentials.inbox_prefix,
             batch=1,
+            ack_wait_s=30.0,  # a scan keeps its message alive itself
             max_ack_pending=256,
         )
         beats = asyncio.create_task(runner.run())
