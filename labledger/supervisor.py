@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -215,7 +216,7 @@ class Supervisor:
                     if time.monotonic() > deadline:
                         raise LabError(f"not ready after {timeout_s:g} s: {', '.join(waiting)}")
                     await asyncio.sleep(0.05)
-                if "projections" in self.roles and lab.postgres_url:
+                if find_spec("bus.projector") and "projections" in self.roles and lab.postgres_url:
                     await self._read_models(lab, deadline)
         except LabError as error:
             words = "; ".join(f"{role.name}: {role.last_words()}" for role in self.roles.values() if role.last_words())

@@ -165,7 +165,7 @@ class Session:
             self.print(f"[bold]{title}[/bold]")
         width = max((len(key) for key in data), default=0)
         for key, value in data.items():
-            if value in (None, "", [], {}, ()):
+            if value in (None, "", [], {}, ()) or value is False:
                 continue
             self.console.print(f"  [dim]{key:<{width}}[/dim]  ", end="")
             self.console.print(shown(value), markup=False, highlight=False)
