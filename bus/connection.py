@@ -178,6 +178,13 @@ class Bus:
         msg = await self.request(f"$JS.API.{verb}", json.dumps(body).encode() if body else b"", timeout_s=timeout_s)
         return json.loads(msg.data)
 
+    def cut_off(self) -> None:
+        """What was asked over a connection that is lost gets no answer any more: nobody needs to wait out his time."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unavailable("the connection to NATS was lost"))
+        self._waiting.clear()
+
     async def close(self) -> None:
         self.closing = True
         for future in self._waiting.values():
@@ -211,6 +218,7 @@ async def connect(
     async def on_disconnect() -> None:
         if not bus.closing:
             log.warning("%s: connection to NATS lost", name)
+            bus.cut_off()
 
     async def on_reconnect() -> None:
         log.warning("%s: connected to NATS again", name)
