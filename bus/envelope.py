@@ -213,4 +213,3 @@ class Stored:
         if previous is not None and self.previous_hash != previous.hash:
             return "the hash of the event before it is another one than it was written after"
         return None
-

@@ -36,6 +36,9 @@ class Event(BaseModel):
     VERSION: ClassVar[int]
     TYPE: ClassVar[str]
 
+    def __init_subclass__(cls, **_: Any) -> None:
+        super().__init_subclass__()
+
     @classmethod
     def __pydantic_init_subclass__(cls, *, name: str | None = None, version: int = 1, **_: Any) -> None:
         if name is None:
@@ -58,6 +61,9 @@ class Command(BaseModel):
 
     NAME: ClassVar[str]
     KIND: ClassVar[str]
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        super().__init_subclass__()
 
     @classmethod
     def __pydantic_init_subclass__(cls, *, name: str | None = None, **_: Any) -> None:
