@@ -62,8 +62,13 @@ async def connect(connection_json: Path, role: str = "publisher") -> tuple[Clien
     """Sign in as a role of connection.json. The inbox prefix is part of it: answers elsewhere do not reach us."""
     told = json.loads(connection_json.read_text())
     user = told["nats"]["users"][role]
+    # A few tries, then say so: the lab is not up.
     nc = await nats.connect(
-        told["nats"]["url"], user=user["user"], password=user["password"], inbox_prefix=user["inbox_prefix"].encode()
+        told["nats"]["url"],
+        user=user["user"],
+        password=user["password"],
+        inbox_prefix=user["inbox_prefix"].encode(),
+        max_reconnect_attempts=5,
     )
     return nc, user["inbox_prefix"]
 
