@@ -58,6 +58,8 @@ class Bus:
         self.closing = False
         self._prefix = ""
         self._token = 0
+        #: Called when the connection was lost.
+        self.on_cut: set[Callable[[], None]] = set()
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
 
     async def start(self) -> None:
@@ -184,6 +186,8 @@ class Bus:
             if not future.done():
                 future.set_exception(Unavailable("the connection to NATS was lost"))
         self._waiting.clear()
+        for tell in list(self.on_cut):
+            tell()
 
     async def close(self) -> None:
         self.closing = True

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from nats.aio.msg import Msg
@@ -73,6 +74,9 @@ class Subscription:
         self._heard = 0.0
         self._broken = False
         self._caught_up = False
+        #: The id of an atomic batch of which nothing more will come.
+        self._ended = ""
+        self._sees_all = "evt.>" in self._subjects
 
     async def __aenter__(self) -> "Subscription":
         return self
@@ -86,7 +90,12 @@ class Subscription:
         return self._caught_up and not self._buffer
 
     async def close(self) -> None:
+        self._bus.on_cut.discard(self._on_cut)
         await self._drop()
+
+    def _on_cut(self) -> None:
+        self._broken = True  # what was delivered meanwhile is gone
+        self._wake.set()
 
     async def _drop(self) -> None:
         sub, self._sub = self._sub, None
@@ -102,6 +111,7 @@ class Subscription:
     async def _open(self) -> None:
         """A new consumer behind the last event received. Tries until the server answers."""
         await self._drop()
+        self._bus.on_cut.add(self._on_cut)
         delay = 0.05
         while True:
             if self._bus.closing:
@@ -209,12 +219,34 @@ class Subscription:
             return 0
         last = buffer[-1]
         batch_id = last.headers.get(BATCH_ID)
-        # A batch is stored as a whole: when nothing more is pending, its last message for this reader is here.
-        if batch_id is None or BATCH_COMMIT in last.headers or last.pending == 0:
+        if batch_id is None or BATCH_COMMIT in last.headers or batch_id == self._ended:
             return end
         while end and buffer[end - 1].headers.get(BATCH_ID) == batch_id:
             end -= 1
         return end
+
+    async def _look_for_the_end(self) -> bool:
+        """Whether the atomic batch of the last buffered event holds nothing more for this reader.
+
+        Its commit may be of a kind that the reader does not read. That nothing is pending proves nothing: the server
+        delivers the first events of a batch while it stores the rest (seen with 2.15.1).
+        """
+        last = self._buffer[-1]
+        batch_id = last.headers[BATCH_ID]
+        seq = last.seq
+        while True:
+            seq += 1
+            request = json.dumps({"seq": seq}).encode()
+            headers = (await self._bus.request(f"$JS.API.DIRECT.GET.{self._stream}", request)).headers or {}
+            if "Status" in headers:
+                return False  # not stored yet
+            if headers.get(BATCH_ID) == batch_id:
+                if any(_matches(subject, headers["Nats-Subject"]) for subject in self._subjects):
+                    return False  # it is on its way
+                if BATCH_COMMIT not in headers:
+                    continue
+            self._ended = batch_id
+            return True
 
     async def next_batch(self, most: int = 500, wait_s: float = 0.0, idle_s: float | None = None) -> list[Stored]:
         """The next events, at most about `most` (a transaction is never split), at least one.
@@ -228,6 +260,11 @@ class Subscription:
             if self._sub is None or self._broken:
                 await self._open()
             ready = self._complete()
+            undecided = ready < len(self._buffer) and self._buffer[-1].pending == 0 and not self._sees_all
+            if undecided:
+                with suppress(Unavailable):
+                    if await self._look_for_the_end():
+                        continue
             if ready and first_at is None:
                 first_at = loop.time()
             if ready >= most or (ready and loop.time() - (first_at or 0) >= wait_s):
@@ -238,6 +275,8 @@ class Subscription:
                 self._broken = True
                 continue
             timeout = 2.5 * HEARTBEAT_S - (now - self._heard) + 0.01
+            if undecided:
+                timeout = 0.005
             if ready and first_at is not None:
                 timeout = min(timeout, max(0.0, first_at + wait_s - now))
             if idle_s is not None and not ready:
@@ -270,6 +309,17 @@ class Subscription:
         """For ever: batches as they come."""
         while True:
             yield await self.next_batch(most, wait_s)
+
+
+def _matches(pattern: str, subject: str) -> bool:
+    """As NATS matches subjects: `*` for one token, `>` for the rest."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    for n, token in enumerate(wanted):
+        if token == ">":
+            return len(tokens) > n
+        if n >= len(tokens) or token not in ("*", tokens[n]):
+            return False
+    return len(wanted) == len(tokens)
 
 
 async def last_sequence(bus: Bus, stream: str = EVT) -> int:
