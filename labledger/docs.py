@@ -218,7 +218,7 @@ EVENT_HEADERS: dict[str, Any] = {
         "ce-hash": TEXT
         | {"pattern": "^[0-9a-f]{64}$", "description": "SHA-256 over subject, attributes and body: contracts.md."},
         "content-type": {"const": "application/json"},
-        "Nats-Msg-Id": TEXT | {"description": "`<command id>:<index>`, for deduplication within the hour."},
+        "Nats-Msg-Id": TEXT | {"description": "`<command id>:<index>`, of readings `<scan>:<attempt>:<point>`."},
         "traceparent": TEXT | {"description": "W3C trace context, where the order brought one."},
     },
 }
