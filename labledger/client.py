@@ -58,6 +58,8 @@ T = TypeVar("T")
 
 #: A silent line is looked at again after so long: what was missed while NATS was away shows then.
 LOOK_AGAIN_S = 2.0
+#: A server that is up answers at once.
+CONNECT_S = 5.0
 
 
 # ------------------------------------------------------------------------------------------------------------------- errors
@@ -448,10 +450,14 @@ class Lab:
             return
         try:
             self._bus = await wire.connect(
-                self._urls, "labledger-client", self._credentials, first_try_s=min(self.timeout_s, 10.0)
+                self._urls, "labledger-client", self._credentials, first_try_s=min(self.timeout_s, CONNECT_S)
             )
         except (Unavailable, OSError) as error:
-            raise NotReachable(f"{error}: is the lab running (`labledger up`)?") from error
+            cause = error.__cause__
+            why = f" ({cause})" if cause is not None and str(cause).strip() else ""
+            raise NotReachable(
+                f"no NATS server lets us in at {', '.join(self._urls)}{why}: is the lab running (`labledger up`)?"
+            ) from error
         self._store = EventStore(self._bus)
         self._sender = Sender(self._bus, self.actor)
 

@@ -100,6 +100,10 @@ class Session:
 
     def run(self, work: "Callable[[Lab], Awaitable[T]]", *, timeout_s: float = 10.0, role: str | None = None) -> T:
         """Connect, do it, close."""
+        import logging
+
+        # What goes wrong is said once, at the end.
+        logging.getLogger("labledger.bus").setLevel(logging.CRITICAL)
 
         async def main() -> T:
             async with self.lab(timeout_s=timeout_s, role=role) as lab:

@@ -1,6 +1,5 @@
 """History and what is made of it: events, history, as-of, rebuild, audit, export, parked, and `send` for any command."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
