@@ -314,10 +314,10 @@ class Subscription:
 def _matches(pattern: str, subject: str) -> bool:
     """As NATS matches subjects: `*` for one token, `>` for the rest."""
     wanted, tokens = pattern.split("."), subject.split(".")
-    for n, token in enumerate(wanted):
-        if token == ">":
+    for n, part in enumerate(wanted):
+        if part == ">":
             return len(tokens) > n
-        if n >= len(tokens) or token not in ("*", tokens[n]):
+        if n >= len(tokens) or part not in ("*", tokens[n]):
             return False
     return len(wanted) == len(tokens)
 

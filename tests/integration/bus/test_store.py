@@ -169,7 +169,7 @@ async def test_when_nats_stays_away_it_is_said_and_the_repeat_stores_once(place:
         return await request(subject, body, headers, 0.3)
 
     store.bus.request = soon  # type: ignore[method-assign,assignment]
-    with pytest.raises(Unavailable, match="not stored within 0.5 s"):
+    with pytest.raises(Unavailable, match=r"not stored within 0\.5 s"):
         await store.append([after(first, noted(2))], meta("b"))
     with pytest.raises(Unavailable):
         await store.append([after(first, noted(2), noted(3))], meta("c"))

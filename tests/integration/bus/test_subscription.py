@@ -7,11 +7,12 @@ import pytest
 
 from bus import subscription
 from bus.connection import Bus
-from bus.envelope import BATCH_COMMIT, BATCH_ID, Stored
+from bus.envelope import BATCH_COMMIT, BATCH_ID, Head, Stored
 from bus.errors import Unavailable
-from bus.store import EventStore, Written
+from bus.store import Change, EventStore, Written
 from bus.subscription import PULL, Subscription, ack_tokens, last_sequence, read_all
 from domain.events import Event
+from domain.queue import QueueStarted
 from tests.integration.bus.place import Place, after, everything, meta, noted, until
 
 
@@ -77,6 +78,25 @@ async def test_a_transaction_that_the_reader_sees_only_in_part_is_handed_out_too
     async with Subscription(store.bus, subjects=["evt.parked.one"]) as events:
         batch = await events.next_batch(idle_s=2)
         assert [stored.id for stored in batch] == ["one"]
+
+
+async def test_no_transaction_is_split_for_who_reads_some_kinds_while_it_is_written(place: Place) -> None:
+    store = await place.store()
+    readers = [Reader(await place.bus("projections"), subjects=["evt.parked.>"]) for _ in range(3)]
+    readers += [Reader(await place.bus("projections"), subjects=["evt.parked.p", "evt.parked.r"])]
+    expected = 0
+    for n in range(120):
+        queue = Change("queue", f"q{n}", [QueueStarted(queue_id=f"q{n}", by_itself=True)] * 3, Head())
+        known = [one for one in [await store.last("evt.parked.p")] if one]
+        await store.append([after(known, *[noted(n)] * 4), queue], meta(f"m{n}"))
+        expected += 4
+    for reader in readers:
+        await until(lambda reader=reader: len(reader.sequences) >= expected)
+        assert reader.sequences == sorted(set(reader.sequences))
+        for batch in reader.batches:
+            last = [stored for stored in batch if stored.headers[BATCH_ID] == batch[-1].headers[BATCH_ID]]
+            assert len(last) == 4, "a transaction was split"
+        await reader.stop()
 
 
 async def test_a_reader_goes_on_through_kills_of_the_server(place: Place) -> None:
