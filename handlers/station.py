@@ -31,7 +31,7 @@ from bus.ids import uuid7
 from bus.ledger import Ledger, Loaded, Transaction
 from bus.streams import evt, live
 from bus.work import Work
-from domain.equipment import NoteAnswersAgain, NoteStoppedAnswering, RegisterEquipment, SeeIdentity
+from domain.equipment import Equipment, NoteAnswersAgain, NoteStoppedAnswering, RegisterEquipment, SeeIdentity
 from domain.errors import (
     Gone,
     InstrumentError,
@@ -78,6 +78,10 @@ from handlers.leases import Holding, expire_station, last_beat, proven_dead, thi
 from handlers.recorder import Connect, Recorder
 
 log = logging.getLogger("labledger.station")
+
+
+#: An instrument that stopped answering is asked again after so many seconds, doubling up to the second.
+ASK_AGAIN_S, ASK_AGAIN_AT_MOST_S = 1.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ class StationRunner:
         self.instance = UUID(uuid7())
         self.holding = Holding(bus, ledger, settings.station_id, self.instance, settings.ttl_s)
         self.busy: set[str] = set()
+        #: Instruments that are said not to answer, by this run or the books.
+        self._silent: set[str] = set()
         self._free = asyncio.Condition()
         self._running: dict[UUID, _Execution] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -228,16 +234,20 @@ class StationRunner:
             try:
                 await self.ledger.handle("equipment", name, command, self.meta(f"register-{name}"))
             except Refused:
-                continue  # it is in the books, perhaps with more than we know
+                pass  # it is in the books, perhaps with more than we know
+            equipment: Equipment = (await self.ledger.refresh("equipment", name)).state
+            if equipment.silent is not None:
+                self._silent.add(name)
 
     async def run(self) -> None:
         """Beat and watch until the lease is lost. Raises `LeaseLost` then."""
-        watch = asyncio.create_task(self._watch_calls())
+        tasks = [asyncio.create_task(self._watch_calls()), asyncio.create_task(self._ask_the_silent())]
         try:
             await self.holding.run(self.settings.beat_s)
             raise LeaseLost(self.holding.lost or "the leases are gone")
         finally:
-            watch.cancel()
+            for task in tasks:
+                task.cancel()
 
     async def stop(self) -> None:
         """Interrupt what runs, give the leases back, and say so."""
@@ -377,10 +387,42 @@ class StationRunner:
             station_id=self.settings.station_id, instance=self.instance, instrument=name, call_s=round(busy_s, 3)
         )
         await self._note("station", self.settings.station_id, stuck)
-        await self.note_silent(name, f"a call did not come back within {busy_s:.1f} s")
+        if name not in self._silent:
+            await self.note_silent(name, f"a call did not come back within {busy_s:.1f} s")
+
+    async def _ask_the_silent(self) -> None:
+        """Ask an instrument that stopped answering, ever more seldom, until it answers: no scan may use it before.
+
+        Each question to one that hangs may cost a thread, which is left behind; hence the growing waits.
+        """
+        waits: dict[str, float] = {}
+        due: dict[str, float] = {}
+        while True:
+            await asyncio.sleep(0.5)
+            now = time.monotonic()
+            for name in self._silent:
+                due.setdefault(name, now + waits.setdefault(name, ASK_AGAIN_S))
+            names = [name for name in sorted(self._silent - self.busy) if due[name] <= now]
+            await asyncio.gather(*(self._ask(name) for name in names))
+            for name in names:
+                due.pop(name)
+                waits[name] = min(2 * waits[name], ASK_AGAIN_AT_MOST_S)
+            for name in waits.keys() - self._silent:
+                waits.pop(name)
+                due.pop(name, None)
+
+    async def _ask(self, name: str) -> None:
+        try:
+            identity = await asyncio.wrap_future(self.rack.run((name,), lambda found: found[name].identify()))
+            await self.note_answers(name, identity)
+        except (InstrumentError, LeaseLost, BusError) as error:
+            log.info("%s does not answer yet: %s", name, error)
+        except Exception:
+            log.exception("asking %s", name)
 
     async def note_silent(self, name: str, reason: str) -> None:
         await self._note("equipment", name, NoteStoppedAnswering(equipment_id=name, reason=reason))
+        self._silent.add(name)
 
     async def note_answers(self, name: str, identity: str) -> None:
         """Who answered. Only what is new becomes an event."""
@@ -388,6 +430,7 @@ class StationRunner:
         await self._note("station", self.settings.station_id, unstuck)
         await self._note("equipment", name, NoteAnswersAgain(equipment_id=name))
         await self._note("equipment", name, SeeIdentity(equipment_id=name, identity=identity))
+        self._silent.discard(name)
 
     async def _note(self, kind: str, id_: str, command: Command) -> None:
         try:

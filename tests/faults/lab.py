@@ -366,6 +366,14 @@ class Lab:
             except TimeoutError:
                 raise AssertionError(f"no {type_} was heard\n{self.last_words()}") from None
 
+    async def at_or_before(self, type_: str) -> None:
+        """Wait until an event of this type is in the stream."""
+
+        async def there() -> bool:
+            return any(stored.type.startswith(f"{type_}.v") for stored in await self.events())
+
+        await self.until(there, f"there is {type_}")
+
     async def send(self, name: str, body: dict[str, Any], command_id: str | None = None) -> Sent:
         """Publish a command until it is acknowledged, always under the same id."""
         sent = Sent(command_id or uuid7(), name, body)
@@ -464,6 +472,8 @@ class Lab:
 
     async def completed(self, *scans: ScanSent) -> None:
         for scan in scans or self.scans:
+            outcome = await self.outcome(scan.command)
+            assert outcome.outcome == "accepted", outcome
             await self.ends(scan)
 
     async def recorded(self, scan: ScanSent, points: int) -> None:
