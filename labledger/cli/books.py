@@ -117,7 +117,7 @@ def _equipment(app: typer.Typer) -> None:
         """All instruments in the books. A station enters its own when it starts."""
         found = session.run(lambda lab: lab.equipment.list())
         for one in found:
-            calibration = one["calibration"] or {}
+            calibration: dict[str, Any] = one["calibration"] or {}
             one |= {"calibrated": calibration.get("done_at"), "due": calibration.get("due_at")}
             one["state"] = one["status"] if one["silent"] is None else f"{one['status']}, does not answer"
         columns = {"equipment_id": "instrument", "kind": "kind", "state": "status", "driver": "driver"}

@@ -9,13 +9,13 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -205,8 +205,7 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, set | frozenset):
-        some: Any = value
-        return sorted(some)
+        return sorted(cast("set[Any]", value))
     return str(value)
 
 
@@ -221,8 +220,7 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple | set | frozenset):
-        items: Iterable[Any] = value
-        return ", ".join(shown(item) for item in items)
+        return ", ".join(shown(item) for item in cast("Iterable[Any]", value))
     if isinstance(value, Mapping):
         return to_json(value)
     return str(value)
@@ -314,7 +312,7 @@ def command(app: typer.Typer, name: str, *, example: str = "", **settings: Any) 
 
 
 @contextmanager
-def failures(session: Session) -> Iterator[None]:
+def failures(session: Session) -> Generator[None]:
     """What went wrong, in words on stderr (or as JSON on stdout), and as an exit code."""
     try:
         yield

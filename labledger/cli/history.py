@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bus.envelope import Stored
     from labledger.client import Lab
 
+ParkedId = Annotated[str, typer.Argument(metavar="PARKED", help="The id under which it is parked.")]
 Seq = Annotated[int | None, typer.Option("--seq", min=0, help="As of this sequence of the event stream.")]
 Time = Annotated[str | None, typer.Option("--time", metavar="TIME", help="As of this time (2026-05-04T13:00).")]
 
@@ -87,10 +88,9 @@ def register(app: typer.Typer) -> None:
         if slash:
 
             async def one(lab: "Lab") -> dict[str, Any]:
-                from pydantic import TypeAdapter
+                from labledger.client.kinds import plain
 
-                state = await lab.state(kind, id_, await moment(lab))
-                return TypeAdapter(type(state)).dump_python(state, mode="json")
+                return plain(await lab.state(kind, id_, await moment(lab)))
 
             session.record(session.run(one), title=f"{kind} {id_}")
             return
@@ -210,7 +210,6 @@ def register(app: typer.Typer) -> None:
 def _parked(app: typer.Typer) -> None:
     group = typer.Typer(help="Parked: what was given up after its retries.", no_args_is_help=True)
     app.add_typer(group, name="parked")
-    id_argument = Annotated[str, typer.Argument(metavar="PARKED", help="The id under which it is parked.")]
 
     @command(group, "list", example="labledger parked list")
     def _list(
@@ -222,25 +221,25 @@ def _parked(app: typer.Typer) -> None:
         session.table(found, columns | {"reason": "reason", "parked_at": "since"}, empty="nothing is parked")
 
     @command(group, "show", example="labledger parked show 5b1c8a7e-3e39-5f43-9d4e-3c42a1f1c0de")
-    def _show(session: Session, parked_id: id_argument) -> None:  # type: ignore[valid-type]
+    def _show(session: Session, parked_id: ParkedId) -> None:
         """Why it was parked, with the details."""
-        session.record(session.run(lambda lab: lab.parked.get(str(parked_id))), title=f"parked {parked_id}")
+        session.record(session.run(lambda lab: lab.parked.get(parked_id)), title=f"parked {parked_id}")
 
     @command(group, "retry", example="labledger parked retry 5b1c8a7e-3e39-5f43-9d4e-3c42a1f1c0de")
-    def _retry(session: Session, parked_id: id_argument) -> None:  # type: ignore[valid-type]
+    def _retry(session: Session, parked_id: ParkedId) -> None:
         """Hand it to its consumer once more."""
 
         async def retry(lab: "Lab") -> None:
-            session.outcome(await lab.parked.retry(str(parked_id)), f"{parked_id} is tried again")
+            session.outcome(await lab.parked.retry(parked_id), f"{parked_id} is tried again")
 
         session.run(retry)
 
     @command(group, "drop", example="labledger parked drop 5b1c8a7e-3e39-5f43-9d4e-3c42a1f1c0de")
-    def _drop(session: Session, parked_id: id_argument) -> None:  # type: ignore[valid-type]
+    def _drop(session: Session, parked_id: ParkedId) -> None:
         """Give it up for good. Its record stays in the history."""
 
         async def drop(lab: "Lab") -> None:
-            session.outcome(await lab.parked.drop(str(parked_id)), f"{parked_id} is dropped")
+            session.outcome(await lab.parked.drop(parked_id), f"{parked_id} is dropped")
 
         session.run(drop)
 
