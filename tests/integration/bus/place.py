@@ -117,3 +117,53 @@ class LostAnswers:
             self.lost += 1
             raise Unavailable("the answer was lost on its way (test)")
         return answer
+
+
+@dataclass
+class Handlers:
+    """The process that decides commands, on a broker of its own; it can be stopped and started."""
+
+    place: Place
+    consumers: tuple[Any, ...] = ()
+    _parts: list[Any] = field(default_factory=list[Any])
+
+    async def start(self) -> "Handlers":
+        from bus import broker as brokers
+        from bus.commands import CommandConsumer
+        from bus.parking import Parking
+        from bus.reactions import Reactor
+        from handlers import fire_timers, retry_parked, scan_orders
+
+        assert scan_orders
+        credentials = self.place.credentials("commands")
+        bus = await connect(self.place.server.url, "handlers", credentials)
+        ledger = Ledger(EventStore(bus))
+        parking = Parking(ledger)
+        broker = brokers.make_broker(self.place.server.url, "handlers", credentials)
+        inbox = credentials.inbox_prefix
+        commands = CommandConsumer(bus, ledger, parking)
+        brokers.subscribe(
+            broker, commands.on_message, stream="CMD", subject="cmd.*.*", durable="commands", inbox_prefix=inbox
+        )
+        self.reactor = Reactor(ledger, parking, {})
+        for consumer in (retry_parked.consumer, *self.consumers):
+            self.reactor.attach(broker, consumer, inbox)
+        brokers.subscribe(
+            broker,
+            lambda msg: fire_timers.fire_timer(msg, bus),
+            stream="TIM",
+            subject="timer.>",
+            durable="timers",
+            inbox_prefix=inbox,
+        )
+        await broker.start()
+        self._parts = [broker, bus]
+        self.ledger = ledger
+        return self
+
+    async def stop(self) -> None:
+        if self._parts:
+            broker, bus = self._parts
+            self._parts = []
+            await broker.stop()
+            await bus.close()
