@@ -61,7 +61,7 @@ bench: $(VENV)/.bench ## the numbers, beside those of others
 	$(BIN)/python -m bench
 
 docs: $(STAMP) ## write the generated part of docs/
-	$(BIN)/labledger docs
+	$(BIN)/python -m labledger.docs
 
 clean: ## remove all that make has made, but no data of a lab
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
