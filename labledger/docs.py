@@ -705,10 +705,10 @@ def _fields(schema: Mapping[str, Any]) -> str:
         words = [_shape(field, schema)]
         if measure := unit(name):
             words.append(measure)
-        if name not in required:
-            words.append(
-                f"else {json.dumps(field['default'], ensure_ascii=False)}" if "default" in field else "optional"
-            )
+        if name not in required and "const" not in field:
+            default: Any = field.get("default")
+            given = "none" if default is None else json.dumps(default, ensure_ascii=False)
+            words.append(f"else {given}" if "default" in field else "optional")
         cells.append(f"`{name}` ({', '.join(words)})")
     return "<br>".join(cells)
 
@@ -720,6 +720,17 @@ def _cell(text: str) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return lines + [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
+
+
+def _parts(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the fields are made of that are more than a word."""
+    parts: dict[str, tuple[str, str, str]] = {}
+    for schema in found:
+        for name, part in schema.get("$defs", {}).items():
+            if "properties" in part:
+                told = " ".join(str(part.get("description", "")).split())
+                parts[name] = (f"`{name.rpartition('__')[2]}`", told, _fields({**part, "$defs": schema["$defs"]}))
+    return ["## Parts", "", *_table(("part", "is", "fields"), [parts[name] for name in sorted(parts)]), ""]
 
 
 def _introduction(kind: str) -> str:
@@ -752,6 +763,7 @@ def events_page() -> str:
             if name.split(".")[0] == kind
         ]
         lines += [*_table(("event", "means", "fields", "written by"), rows), ""]
+    lines += _parts(event_schema(cls) for cls in EVENTS.values())
     return "\n".join(lines)
 
 
@@ -773,6 +785,7 @@ def commands_page() -> str:
             if cls.KIND == kind
         ]
         lines += [f"## {kind}", "", *_table(("command", "orders", "fields"), rows), ""]
+    lines += _parts(command_schema(cls) for cls in COMMANDS.values())
     return "\n".join(lines)
 
 
