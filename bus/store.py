@@ -468,8 +468,10 @@ class EventStore:
 
 
 def _transient(ack: Ack) -> bool:
-    """Server trouble that passes by itself: no leader (10008), not enough resources (10023), in flight (10184), ..."""
-    return ack.err_code in (10008, 10023, 10077, 10167, 10176, 10184, 10199, 10205) or "timeout" in ack.error.lower()
+    """Server trouble that passes by itself: no leader (10008), not enough resources (10023), in flight (10184), our own
+    first try still in process (10158, on a cluster whose leader has changed), ..."""
+    codes = (10008, 10023, 10077, 10158, 10167, 10176, 10184, 10199, 10205)
+    return ack.err_code in codes or "timeout" in ack.error.lower()
 
 
 def _from_message(message: Mapping[str, Any]) -> Stored:

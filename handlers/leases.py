@@ -146,22 +146,35 @@ class Holding:
                 self.lose(f"the lease of {name} has passed on: {last.type if last else 'it is gone'}")
                 return
         if self.lost is None:
-            self._until = sent + self.ttl_s * TRUST
+            self._until = max(self._until, sent + self.ttl_s * TRUST)
             self._confirmed.set()
 
     async def run(self, beat_s: float) -> None:
-        """Beat for ever, until the lease is lost."""
-        while self.lost is None:
-            began = time.monotonic()
-            try:
-                await self.beat()
-            except BusError as error:
-                log.warning("station %s: no beat: %s", self.station_id, error)
-            except asyncio.CancelledError:
-                raise
-            except Exception:
-                log.exception("station %s: the beat failed", self.station_id)
-            await asyncio.sleep(max(0.05, began + beat_s - time.monotonic()))
+        """Beat for ever, until the lease is lost.
+
+        A beat goes out when its time has come, also while earlier ones wait for their confirmation: where the stream of
+        the leases has no leader for some seconds, we cannot act, but we can be heard.
+        """
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            while self.lost is None:
+                task = asyncio.create_task(self._try_beat())
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+                await asyncio.wait([task], timeout=beat_s)
+                if task.done() and self.lost is None:
+                    await asyncio.sleep(beat_s)
+        finally:
+            for task in under_way:
+                task.cancel()
+
+    async def _try_beat(self) -> None:
+        try:
+            await self.beat()
+        except BusError as error:
+            log.warning("station %s: no beat: %s", self.station_id, error)
+        except Exception:
+            log.exception("station %s: the beat failed", self.station_id)
 
 
 async def expire_station(

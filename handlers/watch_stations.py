@@ -82,21 +82,29 @@ class Watchdog:
             now = time.monotonic()
             # This process was stopped or overloaded, or has no server: then it is not the stations that are silent.
             if now - before > CHECK_S + self.ttl_s / 3 or not self._bus.nc.is_connected:
-                for watched in self._stations.values():
-                    watched.heard = now
+                self._was_deaf()
                 continue
             for station_id, watched in list(self._stations.items()):
                 silent_s = now - watched.heard
                 if silent_s > self.ttl_s:
                     await self._lose(station_id, watched, silent_s)
 
+    def _was_deaf(self) -> None:
+        now = time.monotonic()
+        for watched in self._stations.values():
+            watched.heard = now
+
     async def _lose(self, station_id: str, watched: _Watched, silent_s: float) -> None:
         reason = f"no sign of life for {silent_s:.1f} s"
         try:
-            scans = watched.scans
-            if not scans:
-                beat = await last_beat(self._bus, station_id)
-                scans = beat.scans if beat and beat.instance == watched.instance else ()
+            # A server that hangs, or has no leader for its streams, carries nobody's beats. What is quick to answer
+            # us would have brought us a beat.
+            asked = time.monotonic()
+            beat = await last_beat(self._bus, station_id)
+            if time.monotonic() - asked > self.ttl_s / 3:
+                self._was_deaf()
+                return
+            scans = watched.scans or (beat.scans if beat and beat.instance == watched.instance else ())
             meta = Meta(causation=f"lost-{watched.instance}", actor="watchdog", source="labledger/watchdog")
             if await expire_station(self._ledger, station_id, watched.instance, reason, scans, meta):
                 log.warning("station %s is lost: %s", station_id, reason)
@@ -104,3 +112,4 @@ class Watchdog:
                 del self._stations[station_id]
         except (BusError, Refused) as error:
             log.warning("cannot say yet that station %s is lost: %s", station_id, error)
+            self._was_deaf()
