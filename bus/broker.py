@@ -59,6 +59,18 @@ async def _tell_in_progress(msg: Msg) -> None:
         log.debug("%s: %s", msg.subject, error)
 
 
+class _Quiet(logging.Filter):
+    """Without what is no trouble: an empty fetch that timed out at the wrong moment, and tasks that end at shutdown."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        empty = record.exc_info is not None and isinstance(record.exc_info[1], TimeoutError)
+        return not empty and "is being executed" not in message and "raised an exception, retrying" not in message
+
+
+logging.getLogger("labledger.faststream").addFilter(_Quiet())
+
+
 async def _raw(message: StreamMessage[Any]) -> bytes:
     return message.body
 

@@ -305,6 +305,20 @@ class Subscription:
         self.position = batch[-1].seq
         return batch
 
+    async def nothing_before(self) -> int:
+        """A sequence up to which this reader has been handed out everything: its position, or further if the events after
+        it are none of its subjects."""
+        if self._buffer or self._sub is None or self._broken:
+            return self.position
+        end = await last_sequence(self._bus, self._stream)
+        info = await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+        if "error" in info or info["num_pending"] or self._buffer:
+            return self.position
+        # All that the server has sent was received; asked after `end`, so nothing up to there is missing.
+        if info["delivered"]["consumer_seq"] != self._consumer_seq:
+            return self.position
+        return max(self.position, end)
+
     async def batches(self, most: int = 500, wait_s: float = 0.0) -> AsyncIterator[list[Stored]]:
         """For ever: batches as they come."""
         while True:

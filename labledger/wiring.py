@@ -76,10 +76,10 @@ async def provision(settings: Settings) -> None:
         await bus.close()
 
 
-async def _streams_there(bus: Bus) -> None:
+async def _streams_there(bus: Bus, *names: str) -> None:
     """Wait until the provisioner has done its work."""
     told = False
-    while not await streams.provisioned(bus, (streams.EVT, streams.CMD)):
+    while not await streams.provisioned(bus, names):
         if not told:
             log.info("waiting for the streams: `labledger provision` creates them")
             told = True
@@ -90,7 +90,7 @@ async def run_commands(settings: Settings, stopped: asyncio.Event) -> None:
     """Decide commands and react to events, until stopped."""
     connection = settings.connection(Role.COMMANDS)
     bus = await connected(connection, "labledger-commands")
-    await _streams_there(bus)
+    await _streams_there(bus, streams.EVT, streams.CMD)
     ledger = Ledger(EventStore(bus))
     parking = Parking(ledger)
     commands = CommandConsumer(bus, ledger, parking)
@@ -152,7 +152,7 @@ async def run_station(settings: Settings, stopped: asyncio.Event, name: str) -> 
         raise SettingsError(f"station {name!r} has no instruments: add [stations.{name}.instruments.NAME]")
     connection = settings.connection(Role.STATION)
     bus = await connected(connection, f"labledger-station-{name}")
-    await _streams_there(bus)
+    await _streams_there(bus, streams.EVT, streams.CMD)
     rack = Rack(configs)
     runner = StationRunner(
         bus,
@@ -211,7 +211,7 @@ async def run_projections(settings: Settings, stopped: asyncio.Event) -> None:
     if connection.postgres_url is None:
         raise SettingsError("no address of Postgres: set LABLEDGER_POSTGRES_URL, or use `labledger up`")
     bus = await connected(connection, "labledger-projections")
-    await _streams_there(bus)
+    await _streams_there(bus, streams.EVT)
     projector = Projector(
         bus,
         connection.postgres_url,
