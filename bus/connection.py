@@ -26,6 +26,9 @@ log = logging.getLogger("labledger.bus")
 WRONG_LAST_SEQUENCE = 10071
 WRONG_LAST_SEQUENCE_IN_FLIGHT = 10164
 DUPLICATE_IN_BATCH = 10201
+#: Troubles of the server that pass by themselves: no leader (10008), not enough resources (10023), a batch that fell to a
+#: change of leader, our own first try still in process (10158, 10184), ...
+PASSING = frozenset((10008, 10023, 10077, 10158, 10167, 10176, 10184, 10199, 10205))
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_$.-]+")
 
@@ -156,8 +159,14 @@ class Bus:
     async def publish(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, timeout_s: float = 5.0
     ) -> Ack:
-        """Publish into a stream and wait until it is stored (or refused: see `Ack.err_code`)."""
-        return parse_ack((await self.request(subject, body, headers, timeout_s)).data)
+        """Publish into a stream and wait until it is stored (or refused: see `Ack.err_code`).
+
+        Raises `Unavailable` when no answer comes, and for a refusal that passes by itself: a cluster looks for a leader.
+        """
+        ack = parse_ack((await self.request(subject, body, headers, timeout_s)).data)
+        if ack.err_code in PASSING or (ack.err_code and "timeout" in ack.error.lower()):
+            raise Unavailable(f"{ack.error} ({ack.err_code})")
+        return ack
 
     async def send(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish without waiting for an answer."""

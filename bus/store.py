@@ -161,7 +161,7 @@ class EventStore:
                     await self._explain(changes, fence)
             except Unavailable as error:
                 ack = Ack(err_code=-1, error=str(error))
-            if ack.err_code not in (-1, *CONFLICTS, connection.DUPLICATE_IN_BATCH) and not _transient(ack):
+            if ack.err_code not in (-1, *CONFLICTS, connection.DUPLICATE_IN_BATCH):
                 raise Rejected(f"the event store refused {messages[0][1]['ce-type']}: {ack.error} ({ack.err_code})")
             if asyncio.get_running_loop().time() + delay > deadline:
                 raise Unavailable(f"events were not stored within {self.patience_s:g} s: {ack.error}")
@@ -222,7 +222,7 @@ class EventStore:
                 return Head(ack.seq, change.head.version + 1, hash_)
             if ack.err_code in CONFLICTS and (await self._moved(fence)):
                 raise Fenced(f"the lease {fence.subject[4:]} moved on from sequence {fence.seq}")
-            if ack.err_code > 0 and ack.err_code not in CONFLICTS and not _transient(ack):
+            if ack.err_code > 0 and ack.err_code not in CONFLICTS:
                 raise Rejected(f"the event store refused {type_}: {ack.error} ({ack.err_code})")
             now = asyncio.get_running_loop().time()
             deadline = deadline or now + self.patience_s
@@ -465,13 +465,6 @@ class EventStore:
             await self.bus.publish(f"snap.{aggregate.kind}.{id_}", body)
         except (Unavailable, Rejected) as error:
             log.info("snapshot of %s %s not stored: %s", aggregate.kind, id_, error)
-
-
-def _transient(ack: Ack) -> bool:
-    """Server trouble that passes by itself: no leader (10008), not enough resources (10023), in flight (10184), our own
-    first try still in process (10158, on a cluster whose leader has changed), ..."""
-    codes = (10008, 10023, 10077, 10158, 10167, 10176, 10184, 10199, 10205)
-    return ack.err_code in codes or "timeout" in ack.error.lower()
 
 
 def _from_message(message: Mapping[str, Any]) -> Stored:
