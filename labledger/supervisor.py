@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -27,6 +26,7 @@ from labledger import wiring
 from labledger.client import CommandRefused, Lab, LabError
 from labledger.embedded import EmbeddedError, FolderLock, Servers, write_private
 from labledger.settings import Settings
+from projections import projections
 
 log = logging.getLogger("labledger.up")
 
@@ -206,6 +206,7 @@ class Supervisor:
         """
         lab = Lab.connect(settings=self.settings, actor="labledger up", timeout_s=timeout_s)
         deadline = time.monotonic() + timeout_s
+        names = [projection.name for projection in projections()]
         try:
             async with lab:
                 try:
@@ -216,8 +217,8 @@ class Supervisor:
                     if time.monotonic() > deadline:
                         raise LabError(f"not ready after {timeout_s:g} s: {', '.join(waiting)}")
                     await asyncio.sleep(0.05)
-                if find_spec("bus.projector") and "projections" in self.roles and lab.postgres_url:
-                    await self._read_models(lab, deadline)
+                if lab.postgres_url:
+                    await lab.wait_for(await lab.last_sequence(), names, timeout_s=deadline - time.monotonic())
         except LabError as error:
             words = "; ".join(f"{role.name}: {role.last_words()}" for role in self.roles.values() if role.last_words())
             raise LabError(f"{error}. Last words: {words}") from error
@@ -232,16 +233,6 @@ class Supervisor:
             if self.roles[f"station {name}"].pid not in pids:
                 waiting.append(f"station {name}")
         return waiting
-
-    async def _read_models(self, lab: Lab, deadline: float) -> None:
-        sequence = await lab.last_sequence()
-        while True:
-            try:
-                return await lab.wait_for(sequence, timeout_s=max(1.0, deadline - time.monotonic()))
-            except LabError:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.1)
 
     # -- keep running -------------------------------------------------------------------------------------------------
 

@@ -94,8 +94,10 @@ def register(app: typer.Typer) -> None:
 
             session.record(session.run(one), title=f"{kind} {id_}")
             return
+        from labledger.cli import models
+
         upto = session.run(moment)
-        rows = _as_of_table(session, view, upto)
+        rows = models.as_of(session, view, upto)
         session.table(rows, {name: name for name in (rows[0] if rows else {})}, title=f"{view} as of sequence {upto}")
 
     @command(app, "rebuild", example="labledger rebuild scans --compare")
@@ -108,7 +110,12 @@ def register(app: typer.Typer) -> None:
         ] = False,
     ) -> None:
         """Fill a read model anew from the first event, beside the live one, and switch over. Exit code 4: they differ."""
-        rebuild(session, name, compare=compare)
+        from labledger.cli import models
+
+        if compare:
+            models.compare(session, name)
+        else:
+            models.rebuild(session, name)
 
     audit = typer.Typer(help="Prove that history was not altered.", no_args_is_help=True)
     app.add_typer(audit, name="audit")
@@ -328,14 +335,3 @@ def _verified(session: Session, paths: Sequence[Path]) -> Any:
             return await audit.verify(bus, seals, lambda sequence: status.update(f"verifying ... {sequence:,} events"))
 
     return session.run_bus(session.user or "publisher", verify)
-
-
-# --------------------------------------------------------------------------------------------------------------- read models
-
-
-def _as_of_table(session: Session, view: str, upto: int) -> list[dict[str, Any]]:
-    raise Stop("as-of needs the read models", Code.REFUSED)
-
-
-def rebuild(session: Session, name: str, *, compare: bool) -> None:
-    raise Stop("rebuild needs the read models", Code.REFUSED)

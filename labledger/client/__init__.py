@@ -13,8 +13,8 @@ In a notebook, the same without `await`:
     lab.readings(scan)["meter.voltage"]
 
 It signs in as an outside service does (role `publisher`): it sends commands, reads events by direct get and hears them live
-on `live.evt.>`. It makes no consumers and can write no event. Where the address of Postgres is known (connection.json, or
-`postgres_url=`), lists come from the read models; else from the events themselves.
+on `live.evt.>`. It makes no consumers and can write no event. What it tells comes from the events themselves, so that one always
+reads one's own writes; `query` asks the read models in Postgres, and `wait_for` waits until they have come as far.
 """
 
 from bus.envelope import Stored

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,12 +17,14 @@ from bus.outcomes import Outcome
 from bus.streams import evt
 from domain.aggregate import aggregates
 from domain.plan import Plan, Template
-from labledger.client.errors import NotDone, NotFound
+from labledger.client.errors import LabError, NotDone, NotFound
 from labledger.client.progress import Fold, Progress
 from labledger.client.readings import Readings
 
 if TYPE_CHECKING:
     from labledger.client.lab import Lab
+
+log = logging.getLogger("labledger.client")
 
 
 def plain(state: Any) -> dict[str, Any]:
@@ -132,15 +135,30 @@ class Scans(Kind):
         return history[-1].seq, readings.seq if readings else 0
 
     async def list(self, limit: int = 50, status: str | None = None) -> "list[Progress]":
-        """The newest scans first."""
+        """The newest scans first. Which they are, the read model tells where there is one; where they stand, their events."""
         found: list[Progress] = []
-        for scan_id in reversed(await self._lab.ids("scan")):
+        for scan_id in await self._newest(limit, status):
             progress = await self.get(scan_id)
             if status is None or progress.status == status:
                 found.append(progress)
             if len(found) == limit:
                 break
         return found
+
+    async def _newest(self, limit: int, status: str | None) -> Sequence[str]:
+        lab = self._lab
+        if lab.postgres_url is not None:
+            try:
+                await lab.wait_for(await lab.last_sequence(), ["scans"], timeout_s=2.0)
+                rows = await lab.query(
+                    "select scan_id from labledger.scans where %s::text is null or state = %s"
+                    " order by requested_at desc, scan_id desc limit %s",
+                    [status, status, limit],
+                )
+                return [str(row["scan_id"]) for row in rows]
+            except LabError as error:
+                log.info("scans are listed from the events: %s", error)
+        return (await lab.ids("scan"))[::-1]
 
     async def watch(self, scan_id: str | UUID) -> AsyncIterator[Progress]:
         """Progress at each event of the scan and of its readings, beginning with where it stands; ends when it is over.

@@ -5,6 +5,7 @@ import getpass
 import json
 import os
 import platform
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -355,23 +356,18 @@ class Lab:
             raise NotReachable("no address of Postgres is known: give postgres_url=, or the lab's data_dir=")
         return await asyncio.to_thread(_query, self.postgres_url, sql, list(parameters))
 
-    async def wait_for(self, sequence: int, timeout_s: float | None = None) -> None:
-        """Return once every read model shows the event at `sequence` (read your writes). Raises `NoOutcomeYet`."""
+    async def wait_for(self, sequence: int, names: Sequence[str] = (), timeout_s: float | None = None) -> None:
+        """Return once the read models (all that there are, if none is named) show the event at `sequence`, so that one
+        reads one's own writes. Raises `NoOutcomeYet`."""
+        if self.postgres_url is None:
+            raise NotReachable("no address of Postgres is known: give postgres_url=, or the lab's data_dir=")
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while True:
-            behind = await self.query(
-                "select projection, sequence from labledger.checkpoints where sequence < %s", [sequence]
+        behind = await asyncio.to_thread(_behind, self.postgres_url, sequence, list(names), timeout_s)
+        if behind:
+            raise NoOutcomeYet(
+                f"the read models did not reach sequence {sequence} within {timeout_s:g} s ({', '.join(behind)}): is "
+                f"`labledger run projections` running?"
             )
-            if not behind:
-                return
-            if asyncio.get_running_loop().time() > deadline:
-                names = ", ".join(f"{row['projection']} at {row['sequence']}" for row in behind)
-                raise NoOutcomeYet(
-                    f"the read models did not reach sequence {sequence} within {timeout_s:g} s ({names}): is `labledger "
-                    f"run projections` running?"
-                )
-            await asyncio.sleep(0.02)
 
     async def readings(self, scan_id: str | UUID) -> Readings:
         """All readings of a scan that count, by columns. Raises `NotFound` for a scan that does not exist."""
@@ -387,6 +383,32 @@ class Lab:
         from adapters.storage.local import LocalBlobs
 
         return LocalBlobs(self.blob_dir).get
+
+
+def _behind(url: str, sequence: int, names: list[str], timeout_s: float) -> list[str]:
+    """Which read models have not reached the sequence when the time is over; none: all have."""
+    import psycopg
+
+    deadline = time.monotonic() + timeout_s
+    try:
+        with psycopg.connect(url, connect_timeout=5, autocommit=True) as database:
+            while True:
+                try:
+                    rows = database.execute("select projection, sequence from labledger.checkpoints").fetchall()
+                except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+                    rows = []  # the projector has not even begun
+                except psycopg.errors.InsufficientPrivilege:
+                    rows = []  # or has only just begun, and not yet said who may read
+                reached: dict[str, int] = {str(name): int(at) for name, at in rows}
+                wanted = names or list(reached)
+                behind = [f"{name} is at {reached.get(name, 0)}" for name in wanted if reached.get(name, -1) < sequence]
+                if wanted and not behind:
+                    return []
+                if time.monotonic() > deadline:
+                    return behind or ["there is none yet"]
+                time.sleep(0.02)
+    except psycopg.OperationalError as error:
+        raise NotReachable(f"Postgres: {str(error).strip().splitlines()[0]}") from error
 
 
 def _query(url: str, sql: str, parameters: list[Any]) -> list[dict[str, Any]]:
