@@ -2,9 +2,9 @@
 
 from uuid import UUID
 
+from bus.ledger import Transaction
 from bus.reactions import Consumer, Reaction
 from bus.timers import set_timer
-from domain.errors import Refused
 from domain.job import Job, JobCancelled, JobFailed, JobReleased, JobReplaced, JobSubmitted, JobSucceeded, WakeJob
 from domain.queue import FinishJob, RequeueJob
 from domain.scan import AbortScan, Scan
@@ -66,11 +66,12 @@ async def abort_its_scan(event: JobCancelled | JobReplaced, at: Reaction) -> Non
     if submitted is None or submitted.job_kind != "scan":
         return
     scan_id = UUID(str(submitted.spec["scan_id"]))
-    scan: Scan = (await at.ledger.refresh("scan", str(scan_id))).state
-    if job_of(scan_id, scan.queued_attempt) != event.job_id:
-        return  # it was restarted since, and runs under another job
     reason = event.reason if isinstance(event, JobCancelled) else f"replaced by job {event.new_job_id}"
-    try:
-        await at.ledger.handle("scan", str(scan_id), AbortScan(scan_id=scan_id, reason=reason), at.meta)
-    except Refused:
-        return  # it is over already
+
+    async def abort(tx: Transaction) -> None:
+        scan: Scan = await tx.state("scan", str(scan_id), fresh=True)
+        # Restarted since, it runs under another job.
+        if not scan.over and job_of(scan_id, scan.queued_attempt) == event.job_id:
+            await tx.decide("scan", str(scan_id), AbortScan(scan_id=scan_id, reason=reason))
+
+    await at.ledger.transact(abort, at.meta, lock=("scan", str(scan_id)))

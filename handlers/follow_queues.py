@@ -1,5 +1,6 @@
 """What an order to a queue means for its jobs: those taken out are cancelled, those that run are paused, resumed, aborted."""
 
+from contextlib import suppress
 from uuid import UUID
 
 from bus.reactions import Consumer, Reaction
@@ -8,6 +9,7 @@ from domain.events import Command
 from domain.job import CancelJob, Job, ReplaceJob
 from domain.queue import JobRef, JobRemoved, JobReplacedInQueue, QueueCleared, QueuePaused, QueueResumed, QueueStopping
 from domain.scan import AbortScan, PauseScan, ResumeScan
+from handlers.scan_orders import abort_scan
 
 consumer = Consumer("follow-queues")
 
@@ -66,7 +68,10 @@ async def stop_what_runs(event: QueueStopping, at: Reaction) -> None:
         for ref in event.running:
             scan_id = await _scan_id(at, ref)
             if scan_id is not None:
-                await _tell(at, "scan", scan_id, AbortScan(scan_id=scan_id, reason="its queue was aborted"))
+                # Not started yet it ends at once, and its job must end with it.
+                with suppress(Refused):
+                    order = AbortScan(scan_id=scan_id, reason="its queue was aborted")
+                    await abort_scan(order, at.ledger, at.meta.step(f"scan.{scan_id}"))
             else:
                 cancel = CancelJob(job_id=ref.job_id, reason="its queue was aborted")
                 await _tell(at, "job", ref.job_id, cancel)

@@ -334,6 +334,8 @@ class StationRunner:
             return True  # a late copy: this dispatch was done
         scan: Scan = (await self.ledger.refresh("scan", str(scan_id))).state
         if scan.status is None or scan.over:
+            # It ended without us; its place in the queue must not stay taken.
+            await self._note("job", str(work.job_id), CancelJob(job_id=work.job_id, reason="its scan is over"))
             return True
         async with self._instruments(scan.instruments):
             execution = self._running[scan_id] = _Execution(self, scan_id, work)

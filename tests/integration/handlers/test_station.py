@@ -154,6 +154,30 @@ def uuid_of(text: str) -> Any:
     return UUID(text)
 
 
+async def test_restarting_at_once_is_not_undone_by_what_the_abort_still_brings_about(lab: Lab) -> None:
+    await bench(lab)
+    scan_id = await lab.request(line(40, settle_s=SLOW), frame={"points": 1})
+    for n in range(6):
+        await lab.measured(scan_id, len(await lab.points(scan_id)) + 1)
+        await lab.order("scan.abort", scan_id=scan_id)
+        await lab.reaches(scan_id, "aborted")
+        assert (await lab.order("scan.restart", scan_id=scan_id)).outcome == "accepted"
+        scan = await lab.reaches(scan_id, "running", "completed")
+        assert scan.attempt == n + 2
+    await lab.reaches(scan_id, "completed")
+    await until(lambda: _idle(lab))
+
+
+async def test_a_queue_that_is_aborted_ends_also_what_was_dispatched_and_not_begun(lab: Lab) -> None:
+    station = await bench(lab)
+    await station.kill()
+    scan_id = await lab.request(line(5))
+    assert (await lab.order("queue.abort", queue_id="main")).outcome == "accepted"
+    await lab.reaches(scan_id, "aborted")
+    await until(lambda: _idle(lab))
+    assert await lab.job(scan_id) == "cancelled"
+
+
 async def test_scans_on_disjoint_instruments_run_side_by_side_and_on_shared_ones_in_turn(lab: Lab) -> None:
     await lab.station("bench", **{name: config("trivial", lab.world) for name in ("a", "b")})
     one = await lab.request(line(40, "a", SLOW))
@@ -239,10 +263,16 @@ async def test_an_unplugged_instrument_fails_its_scan_in_words_and_the_others_go
     assert "stopped_answering" in await lab.history("equipment", "t")
     assert "stopped_answering" not in await lab.history("equipment", "u")
     await lab.reaches(other, "completed")
+    refused = await lab.order("scan.request", scan_id=uuid7(), plan=line(5))
+    assert refused.outcome == "refused" and "does not answer" in refused.reason
     station.rack.faults("t").plug()
+    await until(lambda: _answers(lab, "t"))
     again = await lab.request(line(5))
     await lab.reaches(again, "completed")
-    assert (await lab.history("equipment", "t"))[-1] == "answers_again"
+
+
+async def _answers(lab: Lab, name: str) -> bool:
+    return (await lab.history("equipment", name))[-1] == "answers_again"
 
 
 async def test_a_hang_is_noticed_within_five_seconds_and_the_next_scan_works(lab: Lab) -> None:
@@ -260,6 +290,7 @@ async def test_a_hang_is_noticed_within_five_seconds_and_the_next_scan_works(lab
     await lab.reaches(scan_id, "failed")
     assert "hung" in json.loads((await lab.reader.store.history("scan", scan_id))[-1].data)["reason"]
     assert "stopped_answering" in await lab.history("equipment", "t")
+    await until(lambda: _answers(lab, "t"))
     again = await lab.request(line(30))
     await lab.reaches(again, "completed")
     assert await lab.points(again) == [(1, n) for n in range(30)]
