@@ -1,0 +1,93 @@
+"""Both axes of a picture: frames are tried until one has labels that make sense on both sides."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adapters.curves.axes import axis_of
+from adapters.curves.frame import find_frames, strokes
+from adapters.curves.picture import Picture
+from adapters.curves.shapes import Axis, Floats, Frame, Grey, Line
+from adapters.curves.ticks import Label, labels_of_x, labels_of_y
+from adapters.curves.words import Reader
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A frame with its axes; an axis that could not be read is None."""
+
+    frame: Frame
+    x: Axis | None
+    y: Axis | None
+    x_labels: tuple[Label, ...] = ()
+    y_labels: tuple[Label, ...] = ()
+
+    @property
+    def merit(self) -> float:
+        return sum((a.confidence + 0.08 * min(len(a.ticks), 6)) for a in (self.x, self.y) if a) + 0.08 * self.frame.score
+
+
+def text_level(ink: Grey, noise: float) -> float:
+    return max(22.0, 0.33 * float(np.percentile(ink, 99.5)), 5 * noise)
+
+
+def marks(ink: Grey, level: float, frame: Frame, *, upright: bool) -> Floats:
+    """Places of tick marks and grid lines along an axis: columns' x when `upright`, rows' y otherwise."""
+    b = frame.box
+    lines: Sequence[Line] = frame.columns if upright else frame.rows
+    places = [line.at for line in lines]
+    span = max(5, round(0.012 * max(b.width, b.height)))
+    edges = (b.y1, b.y0) if upright else (b.x0, b.x1)
+    for edge in edges[:1]:
+        for direction in (-1, 1):
+            a, z = sorted((edge + 2.5 * direction, edge + (2.5 + span) * direction))
+            lo, hi = max(0, round(a)), round(z) + 1
+            if upright:
+                band = ink[lo:hi, max(0, round(b.x0)) : round(b.x1) + 1]
+                profile = (band > level).mean(axis=0) if band.size else np.zeros(0)
+                start = max(0, round(b.x0))
+            else:
+                band = ink[max(0, round(b.y0)) : round(b.y1) + 1, lo:hi]
+                profile = (band > level).mean(axis=1) if band.size else np.zeros(0)
+                start = max(0, round(b.y0))
+            full = np.nonzero(np.r_[0, (profile > 0.75).astype(int), 0])[0]
+            if len(full) == 0:
+                continue
+            runs = np.split(full, np.nonzero(np.diff(full) > 1)[0] + 1)
+            places += [start + float(r.mean()) - 1 for r in runs if len(r) < 0.02 * max(b.width, b.height) + 3]
+    if not places:
+        return np.zeros(0)
+    ordered = np.sort(np.array(places))
+    pieces = np.split(ordered, np.nonzero(np.diff(ordered) > 2.0)[0] + 1)
+    return np.array([float(np.median(q)) for q in pieces])
+
+
+def calibrate(picture: Picture, read: Reader) -> Calibration | None:
+    """The best calibrated frame, or None when there is nothing like a plot."""
+    best: Calibration | None = None
+    level = text_level(picture.ink, picture.noise)
+    for frame in find_frames(picture.ink, picture.noise):
+        found = calibrate_frame(picture, frame, level, read)
+        if best is None or found.merit > best.merit + 0.02:
+            best = found
+        if best.x and best.y and min(best.x.confidence, best.y.confidence) > 0.8:
+            break
+    return best
+
+
+def calibrate_frame(picture: Picture, frame: Frame, level: float, read: Reader) -> Calibration:
+    b = frame.box
+    weak = max(14.0, 0.2 * level, 4 * picture.noise)
+    x_labels = labels_of_x(picture.rgb, picture.ink, level, frame, read)
+    x_places = np.array([q.box.cx for q in x_labels])
+    x_marks = marks(picture.ink, max(weak, 0.5 * level), frame, upright=True)
+    x = axis_of(x_labels, x_places, x_marks, b.x0, b.x1, upwards=False)
+    y_labels = labels_of_y(picture.rgb, picture.ink, level, frame, read)
+    y_places = np.array([q.box.cy for q in y_labels])
+    y_marks = marks(picture.ink, max(weak, 0.5 * level), frame, upright=False)
+    y = axis_of(y_labels, y_places, y_marks, b.y1, b.y0, upwards=True)
+    return Calibration(frame, x, y, tuple(x_labels), tuple(y_labels))
+
+
+__all__ = ["Calibration", "calibrate", "calibrate_frame", "marks", "strokes", "text_level"]

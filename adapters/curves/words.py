@@ -1,0 +1,149 @@
+"""Text: boxes of our own or of the detector, read by the recogniser that ships with rapidocr (Apache-2.0, PP-OCR models).
+
+The two models are driven through onnxruntime directly: with one thread, short rows for short labels, and boxes that we
+chose ourselves, since the detector merges a row of tick labels into one line or drops a lonely "1".
+"""
+
+import importlib.util
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from adapters.curves.shapes import Box, Grey, Rgb, Word
+
+READ_HEIGHT = 48
+BATCH = 12
+
+
+class EngineMissing(RuntimeError):
+    """The extra `labledger[curves]` is not installed, or its models are not there."""
+
+
+def model(kind: str) -> Path:
+    spec = importlib.util.find_spec("rapidocr")
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineMissing("text cannot be read: install `labledger[curves]` (rapidocr is missing)")
+    found = sorted((Path(spec.submodule_search_locations[0]) / "models").glob(f"*_{kind}_*.onnx"))
+    if not found:
+        raise EngineMissing(f"rapidocr came without its {kind} model")
+    return found[-1]
+
+
+class Engine:
+    """Detector and recogniser. Safe to share between threads."""
+
+    def __init__(self, threads: int = 1) -> None:
+        import onnxruntime as ort
+
+        options: Any = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._reader: Any = ort.InferenceSession(str(model("rec")), options, providers=["CPUExecutionProvider"])
+        self._finder: Any = ort.InferenceSession(str(model("det")), options, providers=["CPUExecutionProvider"])
+        characters: str = self._reader.get_modelmeta().custom_metadata_map["character"]
+        self._alphabet = ["", *characters.split("\n"), " "]
+
+    def read(self, crops: Sequence[Rgb]) -> list[tuple[str, float]]:
+        """Text and score (mean probability of its characters) of each small picture of one line."""
+        out: list[tuple[str, float]] = [("", 0.0)] * len(crops)
+        sized: list[tuple[int, int, Any]] = []
+        for i, crop in enumerate(crops):
+            h, w = crop.shape[:2]
+            if h < 2 or w < 1:
+                continue
+            width = max(16, min(960, round(w * READ_HEIGHT / h)))
+            small = cv2.resize(crop, (width, READ_HEIGHT), interpolation=cv2.INTER_CUBIC if h < READ_HEIGHT else cv2.INTER_AREA)
+            sized.append((width, i, np.asarray(small, np.float32).transpose(2, 0, 1) / 127.5 - 1))
+        sized.sort(key=lambda item: item[0])
+        for start in range(0, len(sized), BATCH):
+            part = sized[start : start + BATCH]
+            widest = max(48, -(-part[-1][0] // 16) * 16)
+            batch = np.ones((len(part), 3, READ_HEIGHT, widest), np.float32)
+            for row, (width, _, pixels) in enumerate(part):
+                batch[row, :, :, :width] = pixels
+            chances = np.asarray(self._reader.run(None, {self._reader.get_inputs()[0].name: batch})[0])
+            best, sure = chances.argmax(axis=2), chances.max(axis=2)
+            for row, (_, i, _) in enumerate(part):
+                keep = (best[row] != 0) & np.r_[True, best[row][1:] != best[row][:-1]]
+                text = "".join(self._alphabet[int(k)] for k in best[row][keep] if int(k) < len(self._alphabet))
+                out[i] = (text, float(sure[row][keep].mean()) if keep.any() else 0.0)
+        return out
+
+    def find(self, rgb: Rgb, side: int = 640) -> list[Box]:
+        """Boxes of lines of text, in pixels of `rgb`."""
+        h, w = rgb.shape[:2]
+        zoom = min(1.0, side / max(h, w))
+        size = (max(32, round(w * zoom / 32) * 32), max(32, round(h * zoom / 32) * 32))
+        small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.float32)
+        pixels = (small / 127.5 - 1).transpose(2, 0, 1)[None]
+        chance = np.asarray(self._finder.run(None, {self._finder.get_inputs()[0].name: np.ascontiguousarray(pixels)})[0])[0, 0]
+        text = (chance > 0.3).astype(np.uint8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(text, connectivity=8)
+        fx, fy = w / size[0], h / size[1]
+        boxes: list[Box] = []
+        for i in range(1, count):
+            x, y, bw, bh, _area = (int(v) for v in stats[i])
+            inside = labels[y : y + bh, x : x + bw] == i
+            if min(bw, bh) < 3 or float(chance[y : y + bh, x : x + bw][inside].mean()) < 0.5:
+                continue
+            # The map shows the middle of the letters; the usual unclip ratio gives their full height.
+            by = 0.8 * bw * bh / (bw + bh)
+            grow = min(by, 0.55 * min(bw, bh))
+            boxes.append(Box(max(0.0, (x - grow) * fx), max(0.0, (y - grow) * fy), min(w - 1.0, (x + bw + grow) * fx), min(h - 1.0, (y + bh + grow) * fy)))
+        return boxes
+
+
+_lock = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _engine() -> Engine:
+    return Engine()
+
+
+def engine() -> Engine:
+    """The process' one engine, made at its first use (about half a second)."""
+    with _lock:
+        return _engine()
+
+
+def crop(rgb: Rgb, box: Box, margin: float) -> Rgb:
+    h, w = rgb.shape[:2]
+    x0, y0 = max(0, round(box.x0 - margin)), max(0, round(box.y0 - margin))
+    x1, y1 = min(w, round(box.x1 + margin) + 1), min(h, round(box.y1 + margin) + 1)
+    return np.ascontiguousarray(rgb[y0:y1, x0:x1])
+
+
+Reader = Callable[[Sequence[Rgb]], list[tuple[str, float]]]
+
+
+def blobs(ink: Grey, level: float) -> list[tuple[Box, int]]:
+    """Connected pieces of ink with their area."""
+    count, _, stats, _ = cv2.connectedComponentsWithStats((ink > level).astype(np.uint8), connectivity=8)
+    out: list[tuple[Box, int]] = []
+    for i in range(1, count):
+        x, y, w, h, area = (int(v) for v in stats[i])
+        out.append((Box(x, y, x + w - 1, y + h - 1), area))
+    return out
+
+
+def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader) -> list[Word]:
+    """Read boxes; tall narrow ones are turned a quarter first, both ways, and the better reading counts."""
+    crops: list[Rgb] = []
+    owner: list[tuple[int, bool]] = []
+    for i, box in enumerate(boxes):
+        piece = crop(rgb, box, 1)
+        if box.height > 1.6 * box.width:
+            crops.append(np.ascontiguousarray(np.rot90(piece, -1)))
+            owner.append((i, True))
+        else:
+            crops.append(piece)
+            owner.append((i, False))
+    words = read(crops)
+    return [Word(text.strip(), boxes[i], score, upright) for (i, upright), (text, score) in zip(owner, words, strict=True) if text.strip()]
