@@ -236,12 +236,12 @@ COMMAND_HEADERS: dict[str, Any] = {
         "Nats-Msg-Id": TEXT | {"description": "The same id again: the stream then drops a repeat within the hour."},
         REPLY_TO: TEXT
         | {
-            "pattern": r"^_INBOX[A-Za-z0-9_]*\.[A-Za-z0-9_.-]{1,200}$",
+            "pattern": r"^_INBOX[A-Za-z0-9_-]{0,100}(\.[A-Za-z0-9_-]{1,64}){1,6}$",
             "description": "An inbox of the sender, below his inbox prefix: the outcome goes there.",
         },
         "ce-actor": TEXT | {"maxLength": 200, "description": "Who orders it. Written into the events."},
         "ce-correlationid": TEXT | {"maxLength": 64, "description": "Id of the flow; the command's own id if missing."},
-        "traceparent": TEXT | {"maxLength": 100, "description": "W3C trace context."},
+        "traceparent": TEXT | {"pattern": "^[0-9a-f-]{1,100}$", "description": "W3C trace context."},
         "ce-specversion": {"const": "1.0"},
         "ce-type": TEXT | {"description": "`<name>.v1`, as in `scan.request.v1`. For readers; the subject decides."},
         "ce-source": TEXT | {"description": "The sender."},

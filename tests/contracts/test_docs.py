@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from bus import envelope, streams
+from bus import commands, envelope, streams
+from bus.connection import Ack
 from bus.envelope import Head, Meta
+from bus.errors import Rejected
 from domain.events import COMMANDS, EVENTS, Command, Event
 from labledger import docs
 
@@ -209,6 +211,42 @@ def test_the_headers_of_an_event_are_those_described() -> None:
         rule = described["properties"][name]
         assert value == rule.get("const", value)
         assert re.search(rule.get("pattern", ""), value), name
+
+
+def test_the_headers_of_a_command_are_checked_as_described() -> None:
+    described = docs.COMMAND_HEADERS["properties"]
+    for name, rule in {
+        "ce-id": commands._ID,
+        commands.REPLY_TO: commands._INBOX,
+        "traceparent": commands._TRACE,
+    }.items():
+        assert described[name]["pattern"] == f"^{rule.pattern}$"
+
+
+async def test_the_headers_that_our_own_client_sends_are_those_described() -> None:
+    sent: dict[str, str] = {}
+
+    class Nats:
+        def new_inbox(self) -> str:
+            return "_INBOX_publisher.1234"
+
+    class Wire:
+        nc = Nats()
+
+        async def subscribe(self, *_: Any, **__: Any) -> None: ...
+
+        async def publish(self, subject: str, body: bytes, headers: dict[str, str], **_: Any) -> Ack:
+            sent.update(headers)
+            return Ack(err_code=10054, error="too large")
+
+    Nats.subscribe = Wire.subscribe  # type: ignore[attr-defined]
+    with pytest.raises(Rejected):
+        await commands.Sender(Wire(), "me").send("scan.pause", b"{}", "an-id", correlation="flow")  # type: ignore[arg-type]
+    described = docs.COMMAND_HEADERS["properties"]
+    assert set(sent) <= set(described)
+    for name, value in sent.items():
+        assert value == described[name].get("const", value)
+        assert re.search(described[name].get("pattern", ""), value), name
 
 
 @pytest.mark.slow
