@@ -12,13 +12,14 @@ import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from bus import outcomes, retry
 from bus.connection import Bus
-from bus.envelope import Meta
+from bus.envelope import Meta, quoted
 from bus.errors import Rejected, Unavailable
 from bus.ledger import Ledger
 from bus.ledger import Outcome as Decided
@@ -131,8 +132,8 @@ class CommandConsumer:
             return await self._keep(_invalid(id_, name, Problem(where="(body)", what="is nested too deeply")))
         meta = Meta(
             causation=id_,
-            correlation=headers.get("ce-correlationid", "")[:64] or id_,
-            actor=headers.get("ce-actor", "")[:200],
+            correlation=unquote(headers.get("ce-correlationid", ""))[:64] or id_,
+            actor=unquote(headers.get("ce-actor", ""))[:200],
             source="labledger/commands",
             traceparent=trace if _TRACE.fullmatch(trace := headers.get("traceparent", "")) else "",
         )
@@ -158,7 +159,7 @@ class CommandConsumer:
 
     async def _park(self, msg: Msg, headers: dict[str, str], reason: str, detail: str) -> Outcome:
         id_ = headers.get("ce-id") or headers.get("Nats-Msg-Id") or ""
-        meta = Meta(causation=id_, actor=headers.get("ce-actor", "")[:200], source="labledger/commands")
+        meta = Meta(causation=id_, actor=unquote(headers.get("ce-actor", ""))[:200], source="labledger/commands")
         # Each try again is a new reason to park: the id stays, the step differs.
         meta = meta.step(f"parked-{retry.stored_at(msg).timestamp():.6f}")
         parked_id, _ = await self._parking.park(
@@ -222,9 +223,9 @@ class Sender:
             REPLY_TO: self._inbox,
         }
         if self._actor:
-            headers["ce-actor"] = self._actor
+            headers["ce-actor"] = quoted(self._actor)
         if correlation:
-            headers["ce-correlationid"] = correlation
+            headers["ce-correlationid"] = quoted(correlation)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[command_id] = future
         try:

@@ -100,7 +100,7 @@ RIGHTS: Mapping[Role, Rights] = {
     Role.PROVISIONER: Rights("LAB", (">",), (">",)),
     Role.COMMANDS: Rights(
         "LAB",
-        ("evt.>", "cmd.>", "sched.>", "timer.>", "snap.>", "park.>", "out.>", "beat.>", *_reads(*STREAMS)),
+        ("evt.>", "cmd.>", "sched.>", "timer.>", "snap.>", "park.>", "out.>", "beat.>", *_reads(*STREAMS), "$JS.API.STREAM.MSG.DELETE.TIM"),
         ("beat.>", f"{LIVE_PREFIX}.>"),
     ),
     Role.PROJECTIONS: Rights("LAB", ("park.>", *_reads("EVT", "SNAP", "BEAT")), ("beat.>", f"{LIVE_PREFIX}.>")),
