@@ -18,7 +18,7 @@ COPY_TRAILER = b"\xff\xff"
 
 async def connect(url: str, name: str) -> Connection:
     """A connection in autocommit mode, whose rows are dicts. A server that is gone is noticed within seconds."""
-    return await psycopg.AsyncConnection.connect(
+    return await psycopg.AsyncConnection[dict[str, Any]].connect(
         url,
         autocommit=True,
         row_factory=dict_row,

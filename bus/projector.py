@@ -200,7 +200,7 @@ class Rows:
             column = table.key[0]
             keys: set[str] = set()
             for event in events:
-                value = event.get(column) if isinstance(event, dict) else getattr(event, column, None)
+                value = getattr(event, column, None) if isinstance(event, Event) else cast("Row", event).get(column)
                 if value is not None:
                     keys.add(str(value))
                 if self._projection.also is not None and isinstance(event, Event):
@@ -356,8 +356,9 @@ class _Writer:
 
     async def _write(self, batch: Sequence[Stored]) -> None:
         async with self.connection.transaction():
-            await self.projection.apply(self.connection, self.schema, batch)
+            # First the checkpoint: it holds back everybody else, and tells when this generation has been replaced.
             await self._advance(batch[-1].seq)
+            await self.projection.apply(self.connection, self.schema, batch)
         self.sequence = batch[-1].seq
 
     async def follow(self, sequence: int) -> None:

@@ -353,9 +353,9 @@ async def read_all(
         return
     async with Subscription(bus, after, subjects, stream) as events:
         while events.position < end:
-            batch = await events.next_batch(most=2000, idle_s=0.5)
+            batch = await events.next_batch(most=2000, idle_s=0.05)
             if not batch:
-                if events.caught_up:
+                if await events.nothing_before() >= end:
                     return
                 continue
             inside = [stored for stored in batch if stored.seq <= end]
