@@ -223,3 +223,24 @@ def test_settings_and_the_state_of_the_machine_can_be_asked_for(lab: RunningLab)
     doctor = lab.cli("doctor", "--role", "commands", "--json")
     assert doctor.code == 0, doctor
     assert {"NATS", "streams", "Postgres"} <= {check["name"] for check in doctor.json}
+
+
+def test_a_table_can_be_seen_as_of_a_sequence_or_a_time(lab: RunningLab) -> None:
+    before = lab.json("sample", "register", "then", "--material", "Au")["sequence"]
+    after = lab.json("sample", "tag", "then", "now")["sequence"]
+    then = {row["sample_id"]: row for row in lab.json("as-of", "samples", "--seq", str(before))}
+    now = {row["sample_id"]: row for row in lab.json("as-of", "samples", "--seq", str(after))}
+    assert (then["then"]["tags"], now["then"]["tags"]) == ([], ["now"])
+    assert lab.json("as-of", "samples", "--time", "2020-01-01") == []
+    assert lab.cli("as-of", "samples").code == 2
+    unknown = lab.cli("as-of", "sandwiches", "--seq", "1")
+    assert unknown.code == 2 and "samples" in unknown.err
+
+
+def test_a_read_model_built_anew_equals_the_live_one_and_takes_its_place(lab: RunningLab) -> None:
+    compared = lab.json("rebuild", "all", "--compare")
+    assert all(table["equal"] for table in compared)
+    assert {table["name"] for table in compared} >= {"scans", "readings", "queues", "samples"}
+    first = lab.json("rebuild", "samples")[0]["generation"]
+    assert lab.json("rebuild", "samples")[0]["generation"] == first + 1
+    assert lab.json("rebuild", "samples", "--compare")[0]["equal"]

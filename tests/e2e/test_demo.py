@@ -1,0 +1,37 @@
+"""`labledger demo`, as a newcomer types it, but with fewer points."""
+
+import re
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.e2e.cli import labledger
+
+
+def test_the_demo_runs_to_its_end_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    began = time.monotonic()
+    # A grid of 40 x 40 takes 4 s here; the real one of 100 x 100 takes the same way.
+    done = labledger("demo", "--data", str(folder), "--side", "40", timeout_s=150)
+    assert done.code == 0, done
+    assert time.monotonic() - began < 120
+    out = done.out
+    assert re.search(r"kill -9 \d+", out)
+    assert "station bench was killed (signal 9)" in out
+    assert "scan.continued by the new process as attempt 2" in out
+    assert "the first new points are durable" in out
+    assert out.count("1,600") == 3  # in the plan, rows, different points
+    assert re.search(r"grid 40 x 40, snake\s+completed\s+1,600\s+1,600\s+1,600\s+1 x\s+0\s+0", out)
+    assert re.search(r"hash chain\s+[\d,]+ events of \d+ aggregates verified", out)
+    assert re.search(r"read models made anew .* all equal", out)
+    assert "all is well" in out and "nothing is left running" in out
+    assert (folder / "labledger.toml").exists()
+    assert [p for p in psutil.process_iter() if str(folder) in " ".join(_words(p))] == []
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
