@@ -90,7 +90,9 @@ class Device:
                 if text == "*IDN?":
                     answer = "ACME,POSITIONER,1,1"
                 elif text in ("POS?", "A?"):
-                    hook, self.before_answer = (self.before_answer, None) if text == "A?" else (None, self.before_answer)
+                    hook, self.before_answer = (
+                        (self.before_answer, None) if text == "A?" else (None, self.before_answer)
+                    )
                     if hook is not None:
                         hook()
                     answer = repr(self.position)

@@ -20,25 +20,28 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import psycopg
 from nats.aio.msg import Msg
 
-from bus import outcomes
+from bus import outcomes, postgres
 from bus.connection import Bus
 from bus.envelope import Stored
 from bus.errors import Unavailable
 from bus.ids import uuid7
 from bus.outcomes import Outcome
+from bus.projector import compare, live_generation
 from bus.roles import Role
-from bus.subscription import read_all
+from bus.subscription import last_sequence, read_all
 from domain.events import decode
 from labledger import wiring
 from labledger.embedded import Cluster, Servers
 from labledger.settings import Settings
+from projections import projections
 
 ROOT = Path(__file__).parents[2]
 
@@ -258,7 +261,9 @@ class Lab:
         async def up() -> bool:
             events = await self.history("station", "bench")
             pid = self.processes["station"].pid
-            return bool(events) and events[-1].type == "station.started.v1" and json.loads(events[-1].data)["pid"] == pid
+            return (
+                bool(events) and events[-1].type == "station.started.v1" and json.loads(events[-1].data)["pid"] == pid
+            )
 
         await self.until(up, "the station is up")
         # Its instruments are entered into the books right after.
@@ -350,7 +355,9 @@ class Lab:
         finally:
             self._listeners.remove(listener)
 
-    async def at(self, type_: str, act: Callable[[], None], where: Callable[[dict[str, Any]], bool] = lambda _: True) -> None:
+    async def at(
+        self, type_: str, act: Callable[[], None], where: Callable[[dict[str, Any]], bool] = lambda _: True
+    ) -> None:
         """Act at the instant an event of this type is heard, and come back."""
         done = asyncio.Event()
 
@@ -463,8 +470,10 @@ class Lab:
     async def ends(self, scan: ScanSent, how: str = "completed", timeout_s: float = PATIENCE_S) -> None:
         async def over() -> bool:
             types = await self.types("scan", scan.id)
-            assert not types or types[-1] in (f"scan.{how}",) or types[-1] not in (
-                "scan.completed", "scan.aborted", "scan.failed"
+            assert (
+                not types
+                or types[-1] in (f"scan.{how}",)
+                or types[-1] not in ("scan.completed", "scan.aborted", "scan.failed")
             ), f"scan {scan.id} ended otherwise: {types}\n{self.last_words()}"
             return bool(types) and types[-1] == f"scan.{how}"
 
@@ -476,6 +485,54 @@ class Lab:
             assert outcome.outcome == "accepted", outcome
             await self.ends(scan)
 
+    # -- read models -------------------------------------------------------------------------------------------------
+
+    @property
+    def _projects(self) -> bool:
+        return "projections" in self.processes
+
+    async def _postgres(self) -> Any:
+        url = self.settings.connection(Role.PROJECTIONS).postgres_url
+        assert url is not None
+        return await postgres.connect(url, "tests")
+
+    async def read_models_follow(self) -> None:
+        """Wait until every read model shows all that there is now."""
+        if not self._projects:
+            return
+        end = await last_sequence(self.reader)
+
+        async def all_there() -> bool:
+            try:
+                async with await self._postgres() as connection:
+                    live = [await live_generation(connection, it.name) for it in projections()]
+            except psycopg.OperationalError:
+                return False
+            return all(it is not None and it["state"] == "running" and it["sequence"] >= end for it in live)
+
+        await self.until(all_there, f"all read models show sequence {end}")
+
+    async def read_models_are_true(self) -> None:
+        """Each read model equals one that is built anew from the events, row for row."""
+        if not self._projects:
+            return
+        assert projections()
+        async with await self._postgres() as connection:
+            for projection in projections():
+                _, tables = await compare(self.reader, connection, projection)
+                for difference in tables:
+                    assert difference.equal, f"{projection.name}: {difference}"
+            rows = {str(row["scan_id"]): row for row in await _all(connection, "select * from labledger.scans")}
+            query = (
+                "select scan_id::text as scan_id, count(*) as rows, count(distinct point) as points"
+                " from labledger.readings group by scan_id"
+            )
+            counted = {row["scan_id"]: (row["rows"], row["points"]) for row in await _all(connection, query)}
+            for scan in self.scans:
+                if rows[scan.id]["state"] == "completed":
+                    assert rows[scan.id]["points_done"] == scan.points == counted[scan.id][1]
+                    assert scan.on_crash != "resume" or counted[scan.id][0] == scan.points
+
     async def recorded(self, scan: ScanSent, points: int) -> None:
         """Wait until so many points of the scan are durable."""
 
@@ -486,17 +543,17 @@ class Lab:
         await self.until(there, f"{points} points of scan {scan.id}")
 
 
+async def _all(connection: Any, query: str) -> list[dict[str, Any]]:
+    return await (await connection.execute(query)).fetchall()
+
+
 def next_point(stored: Stored) -> int:
     event: Any = decode(stored.type, stored.data)
     return int(event.from_point if stored.type.startswith("readings.opened") else event.next_point)
 
 
-@contextlib.asynccontextmanager
-async def killing(tasks: "set[asyncio.Task[Any]]") -> AsyncIterator[None]:
-    """Ends side tasks with the block."""
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def side_by_side(*scenarios: Coroutine[Any, Any, None]) -> None:
+    """Scenarios that mostly wait, each in a lab of its own."""
+    async with asyncio.TaskGroup() as group:
+        for scenario in scenarios:
+            group.create_task(scenario)

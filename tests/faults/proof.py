@@ -7,7 +7,6 @@ from typing import Any
 
 from bus.envelope import Head, Stored
 from bus.outcomes import Outcome
-
 from tests.faults.lab import Lab, ScanSent
 
 
@@ -175,6 +174,7 @@ async def all_holds(lab: Lab, *, completed: Sequence[ScanSent] | None = None) ->
             return any(name(it) == "queue.job_finished" and body(it)["job_id"] == scan.id for it in queue)
 
         await lab.until(left, f"scan {scan.id} has left its queue")
+    await lab.read_models_follow()
     events = await lab.events()
     assert [stored.seq for stored in events] == sorted({stored.seq for stored in events})
     chains_are_whole(events)
@@ -187,4 +187,5 @@ async def all_holds(lab: Lab, *, completed: Sequence[ScanSent] | None = None) ->
         every_point_once(events, scan)
         history_tells_of_interruptions(events, scan)
         its_job_ended_once(events, scan)
+    await lab.read_models_are_true()
     return events

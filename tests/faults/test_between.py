@@ -5,9 +5,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-from tests.faults.lab import Lab
+from tests.faults.lab import Lab, side_by_side
 from tests.faults.proof import all_holds, body, name
 
 POINTS = 200
@@ -17,27 +15,10 @@ def last_frame(it: dict[str, Any]) -> bool:
     return it["first_point"] + len(it["time"]) == POINTS
 
 
-def any_of(_: dict[str, Any]) -> bool:
-    return True
-
-
-@pytest.mark.parametrize(
-    ("victim", "type_", "where"),
-    [
-        pytest.param("station", "scan.started", any_of, id="station after scan.started"),
-        pytest.param("station", "readings.recorded", any_of, id="station after the first frame"),
-        pytest.param("station", "readings.recorded", last_frame, id="station after the last frame"),
-        pytest.param("station", "readings.closed", any_of, id="station after readings.closed"),
-        pytest.param("commands", "scan.requested", any_of, id="commands after scan.requested, before its outcome"),
-        pytest.param("commands", "queue.job_dispatched", any_of, id="commands after queue.job_dispatched"),
-        pytest.param("commands", "job.succeeded", any_of, id="commands after job.succeeded"),
-        pytest.param("commands", "queue.job_finished", any_of, id="commands after queue.job_finished"),
-    ],
-)
-async def test_killed_between_two_effects(
-    make_lab: Callable[..., Lab], victim: str, type_: str, where: Callable[[dict[str, Any]], bool]
+async def killed_at(
+    lab: Lab, victim: str, type_: str, where: Callable[[dict[str, Any]], bool] = lambda _: True
 ) -> None:
-    async with make_lab() as lab:
+    async with lab:
         await lab.start("commands", "station")
         await lab.queue(max_concurrent=1)
         process = lab.processes[victim]
@@ -54,6 +35,24 @@ async def test_killed_between_two_effects(
             assert attempts == [1, 1]  # what decides may die: what measures does not notice
         if type_ == "readings.closed":
             assert attempts == [1, 1]  # the scan was over with that, in one batch
+
+
+async def test_the_station_is_killed_between_two_effects(make_lab: Callable[..., Lab]) -> None:
+    await side_by_side(
+        killed_at(make_lab(), "station", "scan.started"),
+        killed_at(make_lab(), "station", "readings.recorded"),
+        killed_at(make_lab(), "station", "readings.recorded", last_frame),
+        killed_at(make_lab(), "station", "readings.closed"),
+    )
+
+
+async def test_the_command_handler_is_killed_between_two_effects(make_lab: Callable[..., Lab]) -> None:
+    await side_by_side(
+        killed_at(make_lab(), "commands", "scan.requested"),  # stored, and its outcome not yet
+        killed_at(make_lab(), "commands", "queue.job_dispatched"),
+        killed_at(make_lab(), "commands", "job.succeeded"),
+        killed_at(make_lab(), "commands", "queue.job_finished"),
+    )
 
 
 async def test_a_command_that_is_sent_again_under_its_id_after_a_kill_has_one_effect(

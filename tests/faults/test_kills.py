@@ -31,12 +31,30 @@ async def keep_scanning(lab: Lab, until: asyncio.Event, frame: int) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("frame", [FRAMES, ONE_BY_ONE], ids=["frames", "one by one"])
-@pytest.mark.parametrize("victim", ["station", "commands", "nats"])
-async def test_nothing_is_lost_and_nothing_is_twice_when_one_is_killed(
-    make_lab: Callable[..., Lab], victim: str, frame: int, kills: int, chance: random.Random
+EVERYTHING = ["station", "commands", "projections", "nats", "postgres"]
+
+
+@pytest.mark.parametrize(
+    ("victims", "frame"),
+    [
+        pytest.param(["station"], FRAMES, id="station, frames"),
+        pytest.param(["station"], ONE_BY_ONE, id="station, one by one"),
+        pytest.param(["commands"], FRAMES, id="commands, frames"),
+        pytest.param(["commands"], ONE_BY_ONE, id="commands, one by one", marks=pytest.mark.slow),
+        pytest.param(["nats"], FRAMES, id="nats, frames", marks=pytest.mark.slow),
+        pytest.param(["nats"], ONE_BY_ONE, id="nats, one by one"),
+        pytest.param(["projections"], FRAMES, id="projections, frames", marks=pytest.mark.slow),
+        pytest.param(["postgres"], FRAMES, id="postgres, frames", marks=pytest.mark.slow),
+        pytest.param(["projections", "postgres"], ONE_BY_ONE, id="projections and postgres, one by one"),
+        pytest.param(EVERYTHING, FRAMES, id="anything, frames"),
+        pytest.param(EVERYTHING, ONE_BY_ONE, id="anything, one by one"),
+    ],
+)
+async def test_nothing_is_lost_and_nothing_is_twice_when_they_are_killed(
+    make_lab: Callable[..., Lab], victims: list[str], frame: int, kills: int, chance: random.Random
 ) -> None:
-    await killed(make_lab(), [victim], frame, kills, chance)
+    postgres = bool({"projections", "postgres"} & set(victims))
+    await killed(make_lab(postgres=postgres), victims, frame, 2 * kills if victims == EVERYTHING else kills, chance)
 
 
 async def killed(lab: Lab, victims: list[str], frame: int, kills: int, chance: random.Random) -> None:
@@ -53,9 +71,9 @@ async def killed(lab: Lab, victims: list[str], frame: int, kills: int, chance: r
             lab.say(f"kill {victim}")
             await lab.kill(victim)
         enough.set()
-        lab.say('enough')
+        lab.say("enough")
         await sending
         await lab.completed()
-        lab.say('completed')
+        lab.say("completed")
         await all_holds(lab)
-        lab.say('proven')
+        lab.say("proven")

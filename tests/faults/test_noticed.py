@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.faults.lab import Lab, ScanSent
+from tests.faults.lab import Lab, ScanSent, side_by_side
 from tests.faults.proof import all_holds, body, name
 
 WITHIN_S = 5.0
@@ -50,8 +50,8 @@ async def lost(lab: Lab, end_it: Callable[[], None], scan: ScanSent | None = Non
     assert len(clock.at["lease.expired"]) == len(lab.instruments)
 
 
-async def test_a_dead_station_is_noticed(make_lab: Callable[..., Lab]) -> None:
-    async with make_lab() as lab:
+async def a_dead_station(lab: Lab) -> None:
+    async with lab:
         await lab.start("commands", "station")
         await lab.queue()
         scan = await lab.scan(800, frame=20)
@@ -64,10 +64,8 @@ async def test_a_dead_station_is_noticed(make_lab: Callable[..., Lab]) -> None:
         await all_holds(lab)
 
 
-async def test_a_station_that_dies_as_soon_as_a_scan_has_started_is_noticed_with_its_scan(
-    make_lab: Callable[..., Lab],
-) -> None:
-    async with make_lab() as lab:
+async def one_that_dies_as_soon_as_a_scan_has_started(lab: Lab) -> None:
+    async with lab:
         await lab.start("commands", "station")
         await lab.queue()
         station = lab.processes["station"]
@@ -78,8 +76,8 @@ async def test_a_station_that_dies_as_soon_as_a_scan_has_started_is_noticed_with
         await all_holds(lab)
 
 
-async def test_a_station_that_is_stopped_as_a_whole_is_noticed(make_lab: Callable[..., Lab]) -> None:
-    async with make_lab() as lab:
+async def one_that_is_stopped_as_a_whole(lab: Lab) -> None:
+    async with lab:
         await lab.start("commands", "station")
         await lab.queue()
         scan = await lab.scan(800, frame=20)
@@ -91,6 +89,14 @@ async def test_a_station_that_is_stopped_as_a_whole_is_noticed(make_lab: Callabl
         await lab.completed()
         assert len(station.exits) == 1 and "has passed on" in station.said()
         await all_holds(lab)
+
+
+async def test_a_station_that_is_dead_or_stopped_is_noticed_with_its_scan(make_lab: Callable[..., Lab]) -> None:
+    await side_by_side(
+        a_dead_station(make_lab()),
+        one_that_dies_as_soon_as_a_scan_has_started(make_lab()),
+        one_that_is_stopped_as_a_whole(make_lab()),
+    )
 
 
 async def test_an_instrument_that_hangs_is_noticed_and_holds_up_nobody_else(make_lab: Callable[..., Lab]) -> None:

@@ -5,9 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 
-import pytest
-
-from tests.faults.lab import Lab
+from tests.faults.lab import Lab, side_by_side
 from tests.faults.proof import all_holds, name
 
 
@@ -27,8 +25,8 @@ async def goes_on(lab: Lab) -> None:
     assert not [it for it in events if name(it) in ("station.lost", "scan.interrupted")]
 
 
-async def test_nats_is_away_and_comes_back(make_lab: Callable[..., Lab], outage_s: float) -> None:
-    async with make_lab() as lab:
+async def nats_is_away(lab: Lab, outage_s: float) -> None:
+    async with lab:
         await lab.start("commands", "station")
         await scanning(lab)
         down = asyncio.create_task(lab.kill("nats", down_s=outage_s))
@@ -40,9 +38,17 @@ async def test_nats_is_away_and_comes_back(make_lab: Callable[..., Lab], outage_
         await goes_on(lab)
 
 
-async def test_nats_hangs_and_comes_back(make_lab: Callable[..., Lab], outage_s: float) -> None:
+async def postgres_is_away(lab: Lab, outage_s: float) -> None:
+    async with lab:
+        await lab.start("commands", "station", "projections")
+        await scanning(lab)
+        await lab.kill("postgres", down_s=outage_s)
+        await goes_on(lab)
+
+
+async def nats_hangs(lab: Lab, outage_s: float) -> None:
     """The server does not die, it stands still: no connection breaks, nobody is answered."""
-    async with make_lab() as lab:
+    async with lab:
         await lab.start("commands", "station")
         await scanning(lab)
         assert lab.servers.nats is not None
@@ -50,3 +56,11 @@ async def test_nats_hangs_and_comes_back(make_lab: Callable[..., Lab], outage_s:
         await asyncio.sleep(outage_s)
         os.kill(lab.servers.nats.pid, signal.SIGCONT)
         await goes_on(lab)
+
+
+async def test_nats_or_postgres_goes_away_and_comes_back(make_lab: Callable[..., Lab], outage_s: float) -> None:
+    await side_by_side(
+        nats_is_away(make_lab(), outage_s),
+        nats_hangs(make_lab(), outage_s),
+        postgres_is_away(make_lab(postgres=True), outage_s),
+    )

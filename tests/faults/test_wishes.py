@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 
-from tests.faults.lab import Lab, ScanSent
+from tests.faults.lab import Lab, ScanSent, side_by_side
 from tests.faults.proof import all_holds, body, name
 
 
@@ -21,10 +21,8 @@ async def down(lab: Lab) -> None:
     await lab.end("station")
 
 
-async def test_a_scan_that_is_to_be_restarted_after_a_crash_begins_at_its_first_point(
-    make_lab: Callable[..., Lab],
-) -> None:
-    async with make_lab() as lab:
+async def a_scan_that_is_to_be_restarted_after_a_crash_begins_at_its_first_point(lab: Lab) -> None:
+    async with lab:
         scan = await under_way(lab, "restart")
         await lab.kill("station")
         await lab.completed(scan)
@@ -32,8 +30,8 @@ async def test_a_scan_that_is_to_be_restarted_after_a_crash_begins_at_its_first_
         assert [body(it)["from_point"] for it in events if name(it) == "scan.continued"] == [0]
 
 
-async def test_a_scan_that_is_to_be_held_after_a_crash_waits_for_a_person(make_lab: Callable[..., Lab]) -> None:
-    async with make_lab() as lab:
+async def a_scan_that_is_to_be_held_after_a_crash_waits_for_a_person(lab: Lab) -> None:
+    async with lab:
         scan = await under_way(lab, "hold")
         await lab.kill("station")
         await lab.station_up()
@@ -50,8 +48,8 @@ async def test_a_scan_that_is_to_be_held_after_a_crash_waits_for_a_person(make_l
         await all_holds(lab)
 
 
-async def test_a_held_scan_can_be_aborted_and_leaves_its_queue(make_lab: Callable[..., Lab]) -> None:
-    async with make_lab() as lab:
+async def a_held_scan_can_be_aborted_and_leaves_its_queue(lab: Lab) -> None:
+    async with lab:
         scan = await under_way(lab, "hold")
         await lab.kill("station")
 
@@ -66,8 +64,8 @@ async def test_a_held_scan_can_be_aborted_and_leaves_its_queue(make_lab: Callabl
         await all_holds(lab, completed=[after])
 
 
-async def test_a_scan_that_is_aborted_while_its_station_is_down_is_over_at_once(make_lab: Callable[..., Lab]) -> None:
-    async with make_lab() as lab:
+async def a_scan_that_is_aborted_while_its_station_is_down_is_over_at_once(lab: Lab) -> None:
+    async with lab:
         scan = await under_way(lab)
         await down(lab)
         # Asked before anybody knows that the station is dead.
@@ -84,10 +82,8 @@ async def test_a_scan_that_is_aborted_while_its_station_is_down_is_over_at_once(
         assert job[-1] == "job.cancelled"
 
 
-async def test_a_scan_that_is_paused_while_its_station_is_down_stays_so_until_it_is_resumed(
-    make_lab: Callable[..., Lab],
-) -> None:
-    async with make_lab() as lab:
+async def a_scan_that_is_paused_while_its_station_is_down_stays_so_until_it_is_resumed(lab: Lab) -> None:
+    async with lab:
         scan = await under_way(lab)
         await down(lab)
         assert (await lab.order("scan.pause", {"scan_id": scan.id})).outcome == "accepted"
@@ -99,8 +95,8 @@ async def test_a_scan_that_is_paused_while_its_station_is_down_stays_so_until_it
         await all_holds(lab)
 
 
-async def test_a_paused_scan_outlives_its_station(make_lab: Callable[..., Lab]) -> None:
-    async with make_lab() as lab:
+async def a_paused_scan_outlives_its_station(lab: Lab) -> None:
+    async with lab:
         scan = await under_way(lab)
         assert (await lab.order("scan.pause", {"scan_id": scan.id})).outcome == "accepted"
 
@@ -115,8 +111,8 @@ async def test_a_paused_scan_outlives_its_station(make_lab: Callable[..., Lab]) 
         await all_holds(lab)
 
 
-async def test_an_abort_during_an_outage_of_nats_takes_effect_after_it(make_lab: Callable[..., Lab]) -> None:
-    async with make_lab() as lab:
+async def an_abort_during_an_outage_of_nats_takes_effect_after_it(lab: Lab) -> None:
+    async with lab:
         scan = await under_way(lab)
         away = asyncio.create_task(lab.kill("nats", down_s=4))
         await asyncio.sleep(1)
@@ -129,8 +125,8 @@ async def test_an_abort_during_an_outage_of_nats_takes_effect_after_it(make_lab:
         await all_holds(lab, completed=[after])
 
 
-async def test_a_pause_during_an_outage_of_nats_takes_effect_after_it(make_lab: Callable[..., Lab]) -> None:
-    async with make_lab() as lab:
+async def a_pause_during_an_outage_of_nats_takes_effect_after_it(lab: Lab) -> None:
+    async with lab:
         scan = await under_way(lab)
         away = asyncio.create_task(lab.kill("nats", down_s=4))
         await asyncio.sleep(1)
@@ -147,8 +143,8 @@ async def test_a_pause_during_an_outage_of_nats_takes_effect_after_it(make_lab: 
         await all_holds(lab)
 
 
-async def test_a_station_that_is_asked_to_stop_hands_its_scan_to_its_next_run(make_lab: Callable[..., Lab]) -> None:
-    async with make_lab() as lab:
+async def a_station_that_is_asked_to_stop_hands_its_scan_to_its_next_run(lab: Lab) -> None:
+    async with lab:
         scan = await under_way(lab)
         station = lab.processes["station"]
         station.signal(signal.SIGTERM)
@@ -160,3 +156,27 @@ async def test_a_station_that_is_asked_to_stop_hands_its_scan_to_its_next_run(ma
             "station.stopped",
             "station.started",
         ]
+
+
+async def test_what_the_crash_policy_of_a_scan_says_is_done(make_lab: Callable[..., Lab]) -> None:
+    await side_by_side(
+        a_scan_that_is_to_be_restarted_after_a_crash_begins_at_its_first_point(make_lab()),
+        a_scan_that_is_to_be_held_after_a_crash_waits_for_a_person(make_lab()),
+        a_held_scan_can_be_aborted_and_leaves_its_queue(make_lab()),
+    )
+
+
+async def test_what_people_ask_for_while_a_station_is_down_is_done(make_lab: Callable[..., Lab]) -> None:
+    await side_by_side(
+        a_scan_that_is_aborted_while_its_station_is_down_is_over_at_once(make_lab()),
+        a_scan_that_is_paused_while_its_station_is_down_stays_so_until_it_is_resumed(make_lab()),
+        a_paused_scan_outlives_its_station(make_lab()),
+    )
+
+
+async def test_what_people_ask_for_while_nats_is_away_is_done_afterwards(make_lab: Callable[..., Lab]) -> None:
+    await side_by_side(
+        an_abort_during_an_outage_of_nats_takes_effect_after_it(make_lab()),
+        a_pause_during_an_outage_of_nats_takes_effect_after_it(make_lab()),
+        a_station_that_is_asked_to_stop_hands_its_scan_to_its_next_run(make_lab()),
+    )
