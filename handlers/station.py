@@ -24,6 +24,7 @@ from uuid import UUID
 
 from nats.aio.msg import Msg
 
+from bus.broker import ACK_WAIT_S
 from bus.connection import Bus
 from bus.envelope import Meta
 from bus.errors import BusError, Conflict, Fenced, Unavailable
@@ -140,6 +141,8 @@ class StationRunner:
         self._free = asyncio.Condition()
         self._running: dict[UUID, _Execution] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: The jobs that they see through, by id and dispatch.
+        self._at_hand: set[tuple[UUID, int]] = set()
         self.stopping = False
         rack.guard = self.holding.guard
 
@@ -297,9 +300,14 @@ class StationRunner:
             return None
         if self.stopping or self.holding.lost is not None:
             return 1.0
+        key = (work.job_id, work.dispatch)
+        if key in self._at_hand:
+            return -1.0  # it came again while NATS was away; whoever has it answers for it
+        self._at_hand.add(key)
         task = asyncio.create_task(self._work(work, msg))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._at_hand.discard(key))
         return -1.0
 
     async def _work(self, work: Work, msg: Msg) -> None:
@@ -444,7 +452,7 @@ class StationRunner:
 async def _keep_alive(msg: Msg) -> None:
     """Tell the stream, while a scan runs, that its work is being done."""
     while True:
-        await asyncio.sleep(10)
+        await asyncio.sleep(ACK_WAIT_S / 3)
         try:
             await msg.in_progress()
         except Exception as error:
