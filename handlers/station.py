@@ -179,12 +179,11 @@ class StationRunner:
                 )
                 await tx.decide("lease", name, acquire)
 
-        before = [await ledger.store.last(evt("lease", name)) for name in sorted(settings.drivers)]
         outcome = await ledger.transact(take, self.meta("start"))
         for name in settings.drivers:
             self.holding.tokens[name] = max(w.seq for w in outcome.events if w.subject == evt("lease", name))
-        # A holder that was declared silent may not know it yet: its trust ends `ttl_s` after that at the latest.
-        if not dead and any(last is not None and last.type.startswith("lease.expired") for last in before):
+        if await self._silent_before({w.seq for w in outcome.events}):
+            # It may not know yet that its lease was taken: its trust ends `ttl_s` after that at the latest.
             until = time.monotonic() + settings.ttl_s
             while time.monotonic() < until:
                 await self.holding.beat()  # or the watchdog would take us for lost
@@ -192,6 +191,18 @@ class StationRunner:
         await self.holding.beat()
         await self._register()
         log.info("station %s holds %s", station_id, ", ".join(sorted(settings.drivers)))
+
+    async def _silent_before(self, ours: set[int]) -> bool:
+        """True if a holder of one of our instruments was declared silent just before we took it, by whomever, and not
+        proven dead by us: also one before a run that died while it waited. By the server's time stamps, with a margin."""
+        for name, token in self.holding.tokens.items():
+            history = [stored async for stored in self.ledger.store.tail(evt("lease", name))]
+            at = next(stored.stored_at for stored in history if stored.seq == token)
+            for stored in history:
+                ago_s = (at - stored.stored_at).total_seconds()
+                if stored.type.startswith("lease.expired") and stored.seq not in ours and ago_s < self.settings.ttl_s + 1:
+                    return True
+        return False
 
     async def _see_to_predecessor(self) -> bool:
         """True when the earlier run of this station is proven dead. Waits for a silent one's leases to fall."""
