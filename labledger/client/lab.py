@@ -42,7 +42,7 @@ T = TypeVar("T")
 #: A silent line is looked at again after so long: what was missed while NATS was away shows then.
 LOOK_AGAIN_S = 2.0
 #: A server that is up answers at once.
-CONNECT_S = 5.0
+CONNECT_S = 3.0
 
 
 def split_url(url: str) -> tuple[str, str | None, str | None]:
