@@ -206,7 +206,7 @@ async def expire_station(
     for scan_id in scans:
         await ledger.refresh("scan", str(scan_id))
     outcome = await ledger.transact(expire, meta, lock=("station", station_id))
-    return bool(outcome.events)
+    return bool(outcome.events) and not outcome.repeated
 
 
 async def last_beat(bus: Bus, station_id: str) -> Beat | None:
