@@ -1,9 +1,13 @@
 """Instruments for the bench: they do nothing, or nothing for a stated time. Both sides measure the same ones."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-from domain.ports import Channel, Value
+from domain.ports import Channel, Instrument, Value
+
+T = TypeVar("T")
 
 CHANNELS = tuple(f"ch{k}" for k in range(4))
 
@@ -75,6 +79,35 @@ class Meter:
 
     def snapshot(self, names: Sequence[str]) -> dict[str, Value]:
         return {}
+
+
+class OneThread:
+    """A rack of these instruments without any layer around them: one thread, as if they shared one connection."""
+
+    def __init__(self, instruments: Mapping[str, Instrument]) -> None:
+        self._instruments = dict(instruments)
+        self._pool = ThreadPoolExecutor(1)
+        self.guard: Callable[[], None] = lambda: None
+
+    def names(self) -> list[str]:
+        return list(self._instruments)
+
+    def describe(self, name: str) -> Mapping[str, Channel]:
+        return self._instruments[name].describe()
+
+    def run(self, names: Sequence[str], program: Callable[[Mapping[str, Instrument]], T]) -> "Future[T]":
+        return self._pool.submit(program, {name: self._instruments[name] for name in names})
+
+    def busy_s(self, name: str) -> float:
+        return 0.0
+
+    def overdue_s(self, name: str) -> float:
+        return 0.0
+
+    def abandon(self, name: str) -> None: ...
+
+    def close(self) -> None:
+        self._pool.shutdown()
 
 
 def trivial_loop_s(points: int, delay_s: float) -> float:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -115,57 +115,76 @@ class History:
     types: list[str]
 
 
-AGGREGATES = 1000
-_IDS = [uuid.UUID(int=(0x0192F3C17A4B7DEF << 64) + k) for k in range(AGGREGATES)]
-_TIME = "2026-11-20T12:00:00.000000Z"
-_VALUES = {f"ch{k}": k * 0.123 for k in range(8)}
+SCANS = 20
+_IDS = [uuid.UUID(int=(0x0192F3C17A4B7DEF << 64) + k) for k in range(SCANS)]
+_NAMES = [f"meter.ch{k}" for k in range(8)]
 _PREVIOUS = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
 def _event(i: int) -> tuple[str, bytes, dict[str, str] | None]:
-    scan = str(_IDS[i % AGGREGATES])
+    """A reading that was acknowledged by itself, as the recorder writes it: one event, one row."""
+    scan, point = str(_IDS[i % SCANS]), i // SCANS
     headers = {
         "ce-specversion": "1.0",
         "ce-id": str(uuid.UUID(int=(0x0192F3C17A4B7DEF << 64) + (1 << 40) + i)),
-        "ce-type": "scan.point_recorded.v1",
-        "ce-source": "labledger",
-        "ce-time": _TIME,
-        "ce-subject": scan,
+        "ce-type": "readings.recorded.v1",
+        "ce-source": "labledger/station/bench",
+        "ce-time": "2026-11-20T12:00:00.000000Z",
+        "ce-subject": f"readings.{scan}",
         "ce-causationid": scan,
         "ce-correlationid": scan,
-        "version": str(i // AGGREGATES + 1),
-        "previous": _PREVIOUS,
-        "Nats-Msg-Id": f"{i}:0",
+        "ce-actor": "station bench",
+        "ce-aggregateversion": str(point + 2),
+        "ce-previoushash": _PREVIOUS,
+        "ce-hash": _PREVIOUS,
+        "content-type": "application/json",
+        "Nats-Msg-Id": f"{scan}:1:{point}",
     }
-    return f"evt.scan.{scan}", json.dumps({"scan_id": scan, "point": i, "values": _VALUES}).encode(), headers
+    frame = {
+        "scan_id": scan,
+        "attempt": 1,
+        "branch": 0,
+        "first_point": point,
+        "names": _NAMES,
+        "units": ["V"] * 8,
+        "time": [1.79e9 + i * 1e-3],
+        "values": [[k * 0.123 + i] for k in range(8)],
+        "arrays": {},
+    }
+    return f"evt.readings.{scan}", json.dumps(frame, separators=(",", ":")).encode(), headers
 
 
-class _Point(msgspec.Struct):
+class _Frame(msgspec.Struct):
     scan_id: uuid.UUID
-    point: int
-    values: msgspec.Raw
+    attempt: int
+    branch: int
+    first_point: int
+    time: list[float]
+    values: list[list[float]]
 
 
-_POINT = msgspec.json.Decoder(_Point)
+_FRAME = msgspec.json.Decoder(_Frame)
 
 
 def _event_rows(batch: Sequence[Msg]) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     for message in batch:
-        body, headers = _POINT.decode(message.data), message.headers or {}
-        taken = datetime.fromisoformat(headers["ce-time"])
-        found.append((body.scan_id, body.point, taken, bytes(body.values).decode()))
+        frame = _FRAME.decode(message.data)
+        taken = datetime.fromtimestamp(frame.time[0], UTC)
+        values = [column[0] for column in frame.values]
+        found.append((frame.scan_id, frame.first_point, frame.attempt, frame.branch, taken, values))
     return found
 
 
-#: Events as the event stream holds them: a thousand aggregates, an event's headers, a body of a few hundred bytes.
+#: Readings as the event stream holds them: twenty scans, eight channels, an event's headers, one point an event.
 EVENTS = History(
     stream="EVT",
     subjects=["evt.>"],
     message=_event,
     rows=_event_rows,
-    columns="scan_id uuid, point bigint, taken timestamptz, values jsonb, primary key (scan_id, point)",
-    types=["uuid", "int8", "timestamptz", "jsonb"],
+    columns="scan_id uuid, point bigint, attempt int, branch int, measured_at timestamptz, values float8[],"
+    " primary key (scan_id, point, attempt)",
+    types=["uuid", "int8", "int4", "int4", "timestamptz", "float8[]"],
 )
 
 

@@ -18,7 +18,7 @@ from bus.ledger import Ledger
 from bus.store import Change, EventStore, Fence
 from bus.streams import evt
 from domain.lease import LeaseAcquired
-from domain.plan import LinearPositions, Measure, Move, Plan, points
+from domain.plan import LinearPositions, Measure, Move, Plan, instruments, points
 from domain.ports import Rack as RackPort
 from domain.readings import BranchColumns, ReadingsOpened, branch_columns
 from domain.sample import RegisterSample, UpdateSample
@@ -101,7 +101,7 @@ async def scan(
         instrument=lease, station_id="bench", instance=UUID(uuid7()), host="bench", pid=1, ttl_s=3.0
     )
     token = (await store.append([Change("lease", lease, [acquired], Head())], Meta.new("bench")))[0]
-    names = sorted({"s", "t"} & set(rack.names())) if len(plan.layout.branches[0].moves) > 1 else ["t"]
+    names = sorted(instruments(plan))
     columns: tuple[BranchColumns, ...] = branch_columns(plan, {name: rack.describe(name) for name in names})
     opened = ReadingsOpened(scan_id=id_, attempt=1, from_point=0, total_points=points(plan), branches=columns)
     head = (await store.append([Change("readings", str(id_), [opened], Head())], Meta.new("bench")))[0].head
@@ -109,7 +109,7 @@ async def scan(
     folder = Path(bench.new_folder("blobs"))
     loop_factory = type(asyncio.get_running_loop())
 
-    def program(instruments: Any) -> Timed:
+    def program(chosen: Any) -> Timed:
         recorder = Recorder(
             lambda: connect(server.url, "recorder"),
             loop_factory if loop_factory.__module__.startswith("uvloop") else asyncio.new_event_loop,
@@ -123,7 +123,7 @@ async def scan(
         )
         try:
             began = time.perf_counter()
-            result = engine.run(instruments, 0, recorder)
+            result = engine.run(chosen, 0, recorder)
             return Timed(result, time.perf_counter() - began)
         finally:
             recorder.close()

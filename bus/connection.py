@@ -33,6 +33,23 @@ PASSING = frozenset((10008, 10023, 10077, 10158, 10167, 10176, 10184, 10199, 102
 _SUBJECT = re.compile(r"[A-Za-z0-9_$.-]+")
 
 
+class _Client(Client):
+    """nats-py's client, reading headers in one pass: its own looks at every character of every name, 100 us for the
+    fifteen headers of an event, most of the time of a replay. What is out of the ordinary is left to it."""
+
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        try:
+            lines = raw.decode().split("\r\n")
+            pairs = [line.partition(":") for line in lines if line]
+        except UnicodeDecodeError:
+            return Client._parse_header_lines(raw)  # pyright: ignore[reportPrivateUsage]
+        found = {name: value.strip() for name, colon, value in pairs if colon}
+        if not "".join(found).replace("-", "").isalnum():
+            return Client._parse_header_lines(raw)  # pyright: ignore[reportPrivateUsage]
+        return found
+
+
 @dataclass(frozen=True)
 class Credentials:
     """How a role signs in. `inbox_prefix` keeps one role from reading another's replies."""
@@ -236,13 +253,13 @@ async def connect(
     async def on_reconnect() -> None:
         log.warning("%s: connected to NATS again", name)
 
-    bus = Bus(Client(), name)
+    bus = Bus(_Client(), name)
     deadline = asyncio.get_running_loop().time() + first_try_s
     options: dict[str, Any] = {}
     if credentials.user:
         options = {"user": credentials.user, "password": credentials.password}
     while True:
-        bus.nc = Client()
+        bus.nc = _Client()
         try:
             # With reconnecting for ever, nats-py's first connect never gives up by itself.
             async with asyncio.timeout(3.0):

@@ -104,6 +104,7 @@ class Projection:
         self._kinds = set(kinds)
         self._handlers: dict[str, list[Handler]] = {}
         self._raw: dict[str, list[Handler]] = {}
+        self._last: set[str] = set()
 
     def on(self, *events: type[E]) -> Callable[[Callable[[E, Stored, "Rows"], None]], Any]:
         """Mark what these events do."""
@@ -115,11 +116,16 @@ class Projection:
 
         return mark
 
-    def on_data(self, event: type[Event]) -> Callable[[Callable[[Row, Stored, "Rows"], None]], Any]:
-        """As `on`, with the body as plain data: for events that come by the thousand."""
+    def on_data(
+        self, event: type[Event], *, last: bool = False
+    ) -> Callable[[Callable[[Row, Stored, "Rows"], None]], Any]:
+        """As `on`, with the body as plain data: for events that come by the thousand. With `last`, of several in a row
+        of one aggregate perhaps only the last is seen: what it does must make up for those before it."""
 
         def mark(function: Callable[[Row, Stored, "Rows"], None]) -> Any:
             self._raw.setdefault(event.NAME, []).append(cast("Handler", function))
+            if last:
+                self._last.add(event.TYPE)
             return function
 
         return mark
@@ -140,6 +146,8 @@ class Projection:
         if not self._handlers and not self._raw:
             return
         decoded: list[tuple[Any, Stored, list[Handler]]] = []
+        if self._last:
+            batch = self._thinned(batch)
         for stored in batch:
             name, _, version = stored.type.rpartition(".v")
             raw = self._raw.get(name)
@@ -156,6 +164,16 @@ class Projection:
             for handler in handlers:
                 handler(event, stored, rows)
         await rows.write(connection)
+
+    def _thinned(self, batch: Sequence[Stored]) -> Sequence[Stored]:
+        """Without the events that a later one of the same aggregate makes up for."""
+        kept: list[Stored] = []
+        followed: dict[str, str] = {}
+        for stored in reversed(batch):
+            if stored.type not in self._last or followed.get(stored.subject) != stored.type:
+                kept.append(stored)
+            followed[stored.subject] = stored.type
+        return kept[::-1]
 
 
 class Rows:

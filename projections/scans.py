@@ -1,6 +1,6 @@
 """The scans: state, progress, rate and time remaining.
 
-Rate and time remaining come from the times of the readings, not from a clock here: a rebuild gives the same rows.
+Rate and time remaining come from the times in the events, not from a clock here: a rebuild gives the same rows.
 """
 
 from datetime import UTC, datetime
@@ -48,7 +48,7 @@ scans = Table(
         Column("points_total", "bigint", "How many points its plan has."),
         Column("points_done", "bigint", "How many of them are durable in this round."),
         Column("segment_point", "bigint", "Where the readings were opened last,"),
-        Column("segment_at", "timestamptz", "and when its first point was measured."),
+        Column("segment_at", "timestamptz", "and when."),
         Column("measured_at", "timestamptz", "When the newest point was measured."),
         Column("reason", "text", "Why it failed, was aborted, interrupted or held."),
         Column("error", "text", "The kind of failure."),
@@ -65,7 +65,7 @@ scans = Table(
 
 _RATE = (
     "case when measured_at > segment_at then"
-    " (points_done - segment_point - 1) / extract(epoch from measured_at - segment_at) end"
+    " (points_done - segment_point) / extract(epoch from measured_at - segment_at) end"
 )
 
 projection = Projection(
@@ -178,23 +178,21 @@ def opened(event: ReadingsOpened, stored: Stored, rows: Rows) -> None:
         row |= {
             "points_done": event.from_point,
             "segment_point": event.from_point,
-            "segment_at": None,
+            "segment_at": stored.time,
             "measured_at": None,
             "updated_at": stored.time,
         }
 
 
-@projection.on_data(ReadingsRecorded)
+@projection.on_data(ReadingsRecorded, last=True)
 def recorded(frame: Row, stored: Stored, rows: Rows) -> None:
     row = rows.get(scans, frame["scan_id"])
-    if row is None:
-        return
-    times = frame["time"]
-    row["points_done"] = frame["first_point"] + len(times)
-    row["measured_at"] = datetime.fromtimestamp(times[-1], UTC)
-    if row["segment_at"] is None:
-        row["segment_at"] = datetime.fromtimestamp(times[0], UTC)
-    row["updated_at"] = stored.time
+    if row is not None:
+        row |= {
+            "points_done": frame["first_point"] + len(frame["time"]),
+            "measured_at": datetime.fromtimestamp(frame["time"][-1], UTC),
+            "updated_at": stored.time,
+        }
 
 
 @projection.on(ReadingsClosed)

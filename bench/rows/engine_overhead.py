@@ -5,7 +5,10 @@ overshoots; the note `expected_s` has the bare product.
 """
 
 from bench.frame import Bench
-from bench.instruments import trivial_loop_s
+from bench.instruments import CHANNELS, Axis, Meter, OneThread, trivial_loop_s
+from bench.ours import scan
+from domain.plan import Plan
+from domain.scan import FrameLimits
 
 name = "scan at 10 ms instrument delay"
 unit = "s"
@@ -23,3 +26,25 @@ def points(bench: Bench) -> int:
 def reference(bench: Bench) -> float:
     bench.note("expected_s", points(bench) * DELAY_S)
     return trivial_loop_s(points(bench), DELAY_S)
+
+
+async def ours(bench: Bench) -> float:
+    rack = await bench.once("slow rack", _slow_rack)
+    plan = Plan.model_validate(
+        {
+            "nodes": [
+                {
+                    "kind": "move",
+                    "instrument": "axis",
+                    "channel": "at",
+                    "positions": {"kind": "linear", "start": 0, "stop": 1, "num": points(bench)},
+                    "children": [{"kind": "measure", "instrument": "meter", "channels": list(CHANNELS)}],
+                }
+            ]
+        }
+    )
+    return (await scan(bench, plan, FrameLimits(), rack)).took_s
+
+
+async def _slow_rack() -> OneThread:
+    return OneThread({"axis": Axis(), "meter": Meter(DELAY_S)})
