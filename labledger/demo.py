@@ -43,7 +43,11 @@ SETTINGS = """\
 stage        = { driver = "simulated_stage", options = { speed_mm_s = 100.0 } }
 meter        = { driver = "simulated_multimeter" }
 spectrometer = { driver = "simulated_spectrometer" }
-smu          = { driver = "scpi", address = "GPIB0::24::INSTR", options = { table = "source_meter", sim = "demo" } }
+
+[stations.bench.instruments.smu]
+driver  = "scpi"                                     # a table of SCPI commands, no code
+address = "GPIB0::24::INSTR"
+options = { table = "source_meter", sim = "demo" }   # answered by pyvisa-sim
 """
 
 #: Where in the grid the station is killed.
@@ -275,9 +279,10 @@ class _Demo:
         rows = await lab.query(
             "select s.title, s.state, s.points_total, s.attempt, s.interruptions, count(r.point) as rows,"
             " count(distinct r.point) as points, min(r.point) as first, max(r.point) as last"
-            " from labledger.scans s left join labledger.readings r using (scan_id)"
+            " from labledger.scans s left join labledger.readings r using (scan_id) where s.scan_id = any(%s)"
             " group by s.scan_id, s.title, s.state, s.points_total, s.attempt, s.interruptions, s.requested_at"
-            " order by s.requested_at"
+            " order by s.requested_at",
+            [scans],
         )
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2))
         for head, side in (("scan", "left"), ("state", "left"), ("plan", "right"), ("rows", "right"),

@@ -221,7 +221,7 @@ class Supervisor:
                     await lab.wait_for(await lab.last_sequence(), names, timeout_s=deadline - time.monotonic())
         except LabError as error:
             words = "; ".join(f"{role.name}: {role.last_words()}" for role in self.roles.values() if role.last_words())
-            raise LabError(f"{error}. Last words: {words}") from error
+            raise LabError(f"{error} (last words: {words})") from error
         self.write_state()
 
     async def _not_up(self, lab: Lab) -> list[str]:
