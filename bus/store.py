@@ -221,7 +221,7 @@ class EventStore:
                     return stored.head
                 return Head(ack.seq, change.head.version + 1, hash_)
             if ack.err_code in CONFLICTS and (await self._moved(fence)):
-                raise Fenced(f"the lease {fence.subject[4:]} moved on from sequence {fence.seq}")
+                raise Fenced(_passed_on(fence))
             if ack.err_code > 0 and ack.err_code not in CONFLICTS:
                 raise Rejected(f"the event store refused {type_}: {ack.error} ({ack.err_code})")
             now = asyncio.get_running_loop().time()
@@ -330,7 +330,7 @@ class EventStore:
     async def _explain(self, changes: Sequence[Change], fence: Fence | None) -> None:
         """Raise what a refused expectation means; return if nothing has moved (another write was just in flight)."""
         if fence is not None and await self._moved(fence):
-            raise Fenced(f"the lease {fence.subject[4:]} moved on from sequence {fence.seq}")
+            raise Fenced(_passed_on(fence))
         for change in changes:
             last = await self.last(change.subject)
             if (last.seq if last else 0) != change.head.seq:
@@ -465,6 +465,10 @@ class EventStore:
             await self.bus.publish(f"snap.{aggregate.kind}.{id_}", body)
         except (Unavailable, Rejected) as error:
             log.info("snapshot of %s %s not stored: %s", aggregate.kind, id_, error)
+
+
+def _passed_on(fence: Fence) -> str:
+    return f"the lease of {fence.subject.rpartition('.')[2]} has passed on: it is no longer at sequence {fence.seq}"
 
 
 def _from_message(message: Mapping[str, Any]) -> Stored:

@@ -28,6 +28,7 @@ from bus.parking import Parking
 from bus.reactions import Consumer, Reactor
 from bus.roles import Role
 from bus.store import EventStore
+from domain.errors import LeaseLost, Refused
 from handlers.dispatch_jobs import ASSIGN, assign_scan
 from handlers.fire_timers import fire_timer
 from handlers.station import StationRunner, StationSettings
@@ -257,4 +258,9 @@ def run_role(role: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     # A thread that measures must not keep the beats waiting for the interpreter's lock.
     sys.setswitchinterval(0.001)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(main())
+        try:
+            runner.run(main())
+        except (Refused, LeaseLost) as error:
+            # No defect: another run has the instruments. Whoever started us may start us again.
+            log.error("%s; this process ends", error)
+            raise SystemExit(1) from None
