@@ -11,7 +11,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import pkgutil
 import re
 import sys
 from collections import Counter
@@ -816,17 +815,9 @@ def cli_page() -> str | None:
     """The command line, walked; None while there is none."""
     if importlib.util.find_spec("labledger.cli") is None:
         return None
-    import typer
     import typer.main
 
-    package: Any = importlib.import_module("labledger.cli")
-    # The program registers its commands when it starts; here they go onto a copy.
-    app = typer.Typer(name="labledger", help=package.app.info.help, no_args_is_help=True)
-    for module in pkgutil.iter_modules(package.__path__, "labledger.cli."):
-        register = getattr(importlib.import_module(module.name), "register", None)
-        if register is not None:
-            register(app)
-    root: Any = typer.main.get_command(app)
+    root: Any = typer.main.get_command(importlib.import_module("labledger.cli").app())
     leaves = list(_leaves(root))
     counted = Counter(_option_row(p) for leaf in leaves for p in _options(leaf))
     common = [row for row, count in counted.items() if count > len(leaves) / 2]

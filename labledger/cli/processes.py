@@ -143,7 +143,7 @@ def register(app: typer.Typer) -> None:
         if importlib.util.find_spec("labledger.docs") is None:
             raise Stop("this version of labledger cannot write its docs", Code.REFUSED)
         module: Any = importlib.import_module("labledger.docs")
-        module.main()
+        raise typer.Exit(module.main([]))
 
 
 def _plain(text: str) -> str:
