@@ -91,15 +91,18 @@ class Projection:
         *,
         kinds: Sequence[str] = (),
         bulk: Bulk | None = None,
+        bulk_events: Sequence[type[Event]] = (),
         also: Callable[[Event], Iterable[tuple[str, Any]]] | None = None,
     ) -> None:
-        """`kinds`: more kinds of events than the handlers name. `also`: (key column, value) of rows that an event
+        """`kinds`: more kinds of events than the handlers name. `bulk_events`: those that `bulk` alone takes, which are not
+        decoded for handlers. `also`: (key column, value) of rows that an event
         changes without naming them in a field of that name."""
         self.name = name
         self.version = version
         self.tables = list(tables)
         self.views = list(views)
         self.bulk = bulk
+        self._bulk_events = {event.NAME for event in bulk_events}
         self.also = also
         self._kinds = set(kinds)
         self._handlers: dict[str, list[Handler]] = {}
@@ -132,7 +135,7 @@ class Projection:
 
     @property
     def kinds(self) -> list[str]:
-        named = {name.split(".")[0] for name in (*self._handlers, *self._raw)}
+        named = {name.split(".")[0] for name in (*self._handlers, *self._raw, *self._bulk_events)}
         return sorted(self._kinds | named)
 
     @property
@@ -150,11 +153,17 @@ class Projection:
             batch = self._thinned(batch)
         for stored in batch:
             name, _, version = stored.type.rpartition(".v")
+            newest = name in EVENTS and version == str(EVENTS[name].VERSION)
+            if newest and name in self._bulk_events:
+                continue
             raw = self._raw.get(name)
-            if raw is not None and version == str(EVENTS[name].VERSION):
+            if raw is not None and newest:
                 decoded.append((orjson.loads(stored.data), stored, raw))
                 continue
             event = stored.event  # an unknown type raises: nobody skips it
+            if raw is not None:  # of an older version, so upcast first
+                decoded.append((event.model_dump(mode="json"), stored, raw))
+                continue
             handlers = self._handlers.get(name)
             if handlers:
                 decoded.append((event, stored, handlers))
@@ -360,14 +369,14 @@ class _Writer:
         cannot be digested is known, and all before it stand."""
         try:
             await self._write(batch)
-        except (psycopg.OperationalError, AnotherWriter):
+        except (psycopg.OperationalError, psycopg.InterfaceError, AnotherWriter):
             raise
         except Exception as error:
             log.warning("%s: a batch failed (%s), once more, one by one", self.projection.name, error)
             for stored in batch:
                 try:
                     await self._write([stored])
-                except (psycopg.OperationalError, AnotherWriter):
+                except (psycopg.OperationalError, psycopg.InterfaceError, AnotherWriter):
                     raise
                 except Exception as poison:
                     raise Poison(stored, poison) from poison

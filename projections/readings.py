@@ -213,7 +213,7 @@ _NUMBERED = "select *, row_number() over (partition by scan_id, branch order by 
 
 projection = Projection(
     "readings",
-    version=1,
+    version=2,
     tables=[readings, columns, arrays],
     views=[
         View(
@@ -256,6 +256,7 @@ projection = Projection(
         ),
     ],
     bulk=copy,
+    bulk_events=[ReadingsRecorded],
 )
 
 
