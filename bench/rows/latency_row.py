@@ -4,7 +4,13 @@ The reference is the least there is: a raw publish into a stream, 200 points a s
 its commit for whatever has come.
 """
 
+import asyncio
+import time
+
+import psycopg
+
 from bench.frame import Bench
+from bench.lab import kept_lab, quantile, run_scan
 from bench.load import row_latencies
 
 name = "point measured -> its row, p99"
@@ -24,3 +30,23 @@ async def reference(bench: Bench) -> float:
     found = await row_latencies(nc, reader, postgres.uri, bench.size(600, 200), INTERVAL_S)
     bench.note("reference_p50_ms", round(found.quantile(0.5), 3))
     return found.quantile(0.99)
+
+
+async def ours(bench: Bench) -> float:
+    """A scan of a whole lab; from the time stamp of each point to a reader who looks at the view every 2 ms."""
+    real = await kept_lab(bench)
+    scan_id = await run_scan(real.lab, bench.size(600, 200))
+    seen: list[float] = []
+    last = -1
+    assert real.lab.postgres_url is not None
+    query = "select point, extract(epoch from measured_at)::float8 from labledger.readings where scan_id = %s and point > %s"
+    async with await psycopg.AsyncConnection.connect(real.lab.postgres_url, autocommit=True) as reader:
+        while len(seen) < bench.size(600, 200):
+            rows = await (await reader.execute(query, [scan_id, last])).fetchall()
+            now = time.time()
+            for point, measured in rows:
+                seen.append(1e3 * (now - measured))
+                last = max(last, point)
+            await asyncio.sleep(0.002)
+    bench.note("ours_p50_ms", round(quantile(seen, 0.5), 3))
+    return quantile(seen, 0.99)
