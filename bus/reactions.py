@@ -89,9 +89,9 @@ class Reactor:
         self._parking = parking
         self._ports = ports
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        #: Events that failed and wait for their next try, by consumer and aggregate: later ones wait behind them, until
-        #: a time (of the loop) at which somebody else must have taken the failed one over.
-        self._failing: dict[tuple[str, str], tuple[int, float]] = {}
+        #: Events that were sent back, by consumer and aggregate: those that failed, and those that wait behind them. No
+        #: later one may pass them, until a time (of the loop) at which somebody else must have taken them over.
+        self._out: dict[tuple[str, str], dict[int, float]] = {}
         #: How often a message was sent back through no fault of its own: those deliveries count for nothing.
         self._innocent: OrderedDict[tuple[str, int], int] = OrderedDict()
 
@@ -125,18 +125,20 @@ class Reactor:
         lock = self._locks.setdefault(key, asyncio.Lock())  # kept only while somebody holds or awaits it
         async with lock:
             now = asyncio.get_running_loop().time()
-            failed, until = self._failing.get(key, (0, 0.0))
-            if failed and failed < stored.seq and now < until:
+            out = {seq: until for seq, until in self._out.get(key, {}).items() if now < until and seq != stored.seq}
+            if any(seq < stored.seq for seq in out):
                 self._excuse(consumer, stored)
-                return 0.5
-            delivery = retry.deliveries(msg)
-            again = await self._try(consumer, stored, delivery)
+                again = 0.5
+            else:
+                again = await self._try(consumer, stored, retry.deliveries(msg))
             if again is not None:
-                self._failing[key] = (stored.seq, now + again + brokers.ACK_WAIT_S)
+                out[stored.seq] = asyncio.get_running_loop().time() + again + brokers.ACK_WAIT_S
             else:
                 self._innocent.pop((consumer.name, stored.seq), None)
-                if failed <= stored.seq:
-                    self._failing.pop(key, None)
+            if out:
+                self._out[key] = out
+            else:
+                self._out.pop(key, None)
         return again
 
     def _excuse(self, consumer: Consumer, stored: Stored) -> None:
