@@ -61,7 +61,7 @@ def test_an_instrument_has_at_most_one_holder_ever(commands: list[module.LeaseCo
         assert (lease.holder.instance if lease.holder else None) == holder
         if isinstance(command, AcquireLease):
             assert holder == command.instance
-            if before not in (None, holder):
+            if before is not None and holder is not None and before != holder:
                 assert command.predecessor_dead and (before.int < 3) == (holder.int < 3)
         else:
             assert holder != command.instance
