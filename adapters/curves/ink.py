@@ -1,0 +1,315 @@
+"""Which ink belongs to curves: layers by colour, the grid taken out where its lines are known to run, text taken out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from adapters.curves.shapes import Axis, Box, Floats, Frame, Mask, Rgb
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Ink of one colour inside the plot. All arrays have the plot's size; its corner is at `origin` in the picture."""
+
+    mask: Mask
+    hidden: Mask
+    """Where a curve of this layer may run unseen: under grid lines, text and other curves."""
+    weak: Mask
+    """All ink, the grid's too."""
+    colour: tuple[int, int, int]
+    chromatic: bool
+    origin: tuple[int, int]
+    thick: float
+
+
+@dataclass(frozen=True)
+class Band:
+    """A grid line: first and last row (or column) and how much of it is inked."""
+
+    first: int
+    last: int
+    cover: float
+
+    @property
+    def at(self) -> float:
+        return (self.first + self.last) / 2
+
+    @property
+    def thick(self) -> int:
+        return self.last - self.first + 1
+
+
+def plot_area(frame: Frame) -> tuple[int, int, int, int]:
+    b = frame.box
+    return max(0, round(b.x0)), max(0, round(b.y0)), round(b.x1) + 1, round(b.y1) + 1
+
+
+def contrast(rgb: Rgb, reach: int) -> Floats:
+    """Paper minus pixel for each channel, H x W x 3."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (reach, reach))
+    paper = cv2.blur(cv2.morphologyEx(rgb, cv2.MORPH_CLOSE, kernel), (reach, reach))
+    return np.asarray(np.clip(paper.astype(np.float32) - rgb.astype(np.float32), 0, 255), np.float64)
+
+
+def palette(rgb: Rgb, strong: Mask, least: int) -> list[Floats]:
+    """The colours of coloured strokes as Lab triples, by their cores (the darkest pixels across a stroke)."""
+    lab = np.asarray(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float64)
+    chroma = np.hypot(lab[..., 1], lab[..., 2])
+    local = np.asarray(cv2.dilate(chroma.astype(np.float32), np.ones((3, 3), np.uint8)), np.float64)
+    core = strong & (chroma > 0.9 * local)
+    points = lab[core]
+    found: list[Floats] = []
+    weights = np.array([0.6, 1.0, 1.0])
+    while len(points) >= least and len(found) < 12:
+        cells = np.round(points * weights / 7).astype(np.int64)
+        _, inverse, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+        centre = np.median(points[inverse.ravel() == int(np.argmax(counts))], axis=0)
+        for _ in range(3):
+            near = np.sqrt((((points - centre) * weights) ** 2).sum(axis=1)) < 13
+            if near.sum() < 3:
+                break
+            centre = np.median(points[near], axis=0)
+        near = np.sqrt((((points - centre) * weights) ** 2).sum(axis=1)) < 20
+        # A washed-out rim of a stroke that was found points the same way but is paler.
+        pale = any(abs(hue_gap(centre, other)) < 0.22 and np.hypot(*centre[1:]) < 0.75 * np.hypot(*other[1:]) and centre[0] > other[0] for other in found)
+        if near.sum() >= least and not pale:
+            found.append(centre)
+        elif near.sum() < least:
+            break
+        points = points[~near]
+    return found
+
+
+def hue_gap(one: Floats, other: Floats) -> float:
+    d = math.atan2(float(one[2]), float(one[1])) - math.atan2(float(other[2]), float(other[1]))
+    return math.remainder(d, 2 * math.pi)
+
+
+def lab_to_rgb(lab: Floats) -> tuple[int, int, int]:
+    pixel = cv2.cvtColor(np.asarray(lab, np.float32).reshape(1, 1, 3), cv2.COLOR_LAB2RGB)[0, 0]
+    r, g, b = (int(np.clip(round(float(v) * 255), 0, 255)) for v in pixel)
+    return r, g, b
+
+
+def bands_of(profile: Floats, least: float) -> list[Band]:
+    """Runs of rows whose cover is high: where a straight stroke lies over most of the plot."""
+    out: list[Band] = []
+    high = np.nonzero(np.r_[0, (profile >= least).astype(np.int64), 0])[0] - 1
+    if len(high) == 0:
+        return out
+    for run in np.split(high, np.nonzero(np.diff(high) > 1)[0] + 1):
+        peak = float(profile[run].max())
+        good = run[profile[run] > 0.55 * peak]
+        out.append(Band(int(good[0]), int(good[-1]), peak))
+    return out
+
+
+def comb(axis: Axis | None, bands: Sequence[Band], offset: float, length: int) -> Floats:
+    """Places where grid lines are expected: the ticks and, where strokes show them, their subdivisions."""
+    if axis is None:
+        return np.zeros(0)
+    if axis.scale == "log":
+        lo, hi = sorted((axis.v0, axis.v1))
+        decades = range(math.floor(math.log10(lo)) - 1, math.ceil(math.log10(hi)) + 1)
+        values = np.array([m * 10.0**d for d in decades for m in range(1, 10)])
+        values = values[(values >= lo * 0.999) & (values <= hi * 1.001)]
+        return axis.pixels(values) - offset
+    values = np.sort(np.array([t.value for t in axis.ticks]))
+    if len(values) < 2:
+        return np.zeros(0)
+    step = float(np.min(np.diff(values)))
+    if step <= 0:
+        return np.zeros(0)
+    lo, hi = sorted((axis.v0, axis.v1))
+    best, best_score = np.zeros(0), -1e9
+    seen = np.array([b.at for b in bands])
+    for k in (1, 2, 4, 5, 10):
+        d = step / k
+        n0, n1 = math.ceil((lo - values[0]) / d - 1e-6), math.floor((hi - values[0]) / d + 1e-6)
+        if n1 - n0 > 150 or n1 - n0 < 1:
+            continue
+        places = axis.pixels(values[0] + d * np.arange(n0, n1 + 1)) - offset
+        if len(seen) == 0:
+            return places
+        hit = np.abs(seen[:, None] - places[None]).min(axis=1) < max(2.5, 0.004 * length)
+        used = np.abs(places[:, None] - seen[None]).min(axis=1) < max(2.5, 0.004 * length)
+        score = float(hit.sum()) - 0.5 * float((~used).sum())
+        if k == 1 or score > best_score + 0.5:
+            best, best_score = places, score
+    return best
+
+
+def grid_bands(weak: Mask, free: Mask, expected: Floats) -> list[Band]:
+    """Horizontal grid lines of a plot (give the transposed mask for vertical ones). `free`: pixels without text."""
+    h, w = weak.shape
+    seen = np.maximum(free.sum(axis=1), 0.2 * w)
+    profile = (weak & free).sum(axis=1) / seen
+    found = bands_of(profile, 0.3)
+    if not found:
+        return []
+    thin = float(np.median([b.thick for b in found if b.cover > 0.55] or [b.thick for b in found]))
+    tolerance = max(2.5, 0.004 * h)
+    out: list[Band] = []
+    for band in found:
+        at_comb = len(expected) > 0 and float(np.abs(expected - band.at).min()) <= tolerance + 0.5 * band.thick
+        many = sum(1 for b in found if b.cover > 0.8) >= 4
+        if at_comb and (band.cover > 0.4 or many):
+            out.append(band if band.thick <= 1.6 * thin + 1 else centred(band, expected, thin))
+        elif band.cover > 0.88 and many and band.thick <= 1.5 * thin + 1:
+            out.append(band)
+    return out
+
+
+def centred(band: Band, expected: Floats, thin: float) -> Band:
+    """A curve that lies on a grid line makes it thick; only the line's own rows are taken."""
+    at = float(expected[int(np.abs(expected - band.at).argmin())])
+    first = max(band.first, round(at - (thin - 1) / 2))
+    return Band(first, min(band.last, first + max(0, round(thin) - 1)), band.cover)
+
+
+def without_grid(mask: Mask, rows: Sequence[Band], columns: Sequence[Band]) -> tuple[Mask, Mask]:
+    """The mask with grid ink taken out and refilled where strokes on both sides join; and where the grid was."""
+    h, w = mask.shape
+    grid_h, grid_v = np.zeros((h, w), np.bool_), np.zeros((h, w), np.bool_)
+    widest = 1
+    for band in rows:
+        grid_h[max(0, band.first - 1) : band.last + 2] = True
+        widest = max(widest, band.thick + 2)
+    for band in columns:
+        grid_v[:, max(0, band.first - 1) : band.last + 2] = True
+        widest = max(widest, band.thick + 2)
+    grid = grid_h | grid_v
+    bare = (mask & ~grid).astype(np.uint8)
+    # Rims of grid lines leave slivers one or two pixels thin that run along a line.
+    filled = bare.copy()
+    for angle in (90.0, 63.0, 117.0, 45.0, 135.0, 27.0, 153.0, 0.0):
+        kernel = line_kernel(widest + 3, angle)
+        closed = cv2.morphologyEx(bare, cv2.MORPH_CLOSE, kernel)
+        part = grid_h if 26 < angle < 154 else grid_v
+        if angle in (63.0, 117.0, 45.0, 135.0, 27.0, 153.0):
+            part = grid
+        filled |= np.asarray(closed, np.uint8) & part & mask
+    return filled.astype(np.bool_), grid
+
+
+def line_kernel(length: int, angle_deg: float) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    size = 2 * (length // 2) + 1
+    half = size // 2
+    dx, dy = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+    reach = half / max(abs(dx), abs(dy))
+    kernel = np.zeros((size, size), np.uint8)
+    a = (round(half - reach * dx), round(half + reach * dy))
+    b = (round(half + reach * dx), round(half - reach * dy))
+    cv2.line(kernel, a, b, 1, 1)
+    return kernel
+
+
+def stroke_width(mask: Mask) -> float:
+    """The usual thickness of strokes in pixels: a blob's area over its skeleton's length, by the distance transform."""
+    if not mask.any():
+        return 1.0
+    distance = np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3), np.float64)
+    ridge = distance[(distance >= np.asarray(cv2.dilate(distance.astype(np.float32), np.ones((3, 3), np.uint8)))) & mask]
+    return float(max(1.0, 2 * np.median(ridge) - 1)) if len(ridge) else 1.0
+
+
+def without_specks(mask: Mask, least: int) -> Mask:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    keep = np.zeros(count, np.bool_)
+    keep[1:] = np.maximum(stats[1:, cv2.CC_STAT_WIDTH], stats[1:, cv2.CC_STAT_HEIGHT]) >= least
+    return keep[labels]
+
+
+def text_mask(shape: tuple[int, int], boxes: Sequence[Box], origin: tuple[int, int], grow: float) -> Mask:
+    out = np.zeros(shape, np.bool_)
+    for b in boxes:
+        x0, y0 = max(0, round(b.x0 - origin[0] - grow)), max(0, round(b.y0 - origin[1] - grow))
+        x1, y1 = round(b.x1 - origin[0] + grow) + 1, round(b.y1 - origin[1] + grow) + 1
+        if x1 > 0 and y1 > 0:
+            out[y0:y1, x0:x1] = True
+    return out
+
+
+def without_text(mask: Mask, text: Mask) -> Mask:
+    """Pieces of ink that lie within text go; of a piece that runs on outside, only the part within the text goes."""
+    return mask & ~text
+
+
+def layers_of(rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Sequence[Box], noise: float) -> list[Layer]:
+    """Curve ink by colour, the strongest layers first."""
+    x0, y0, x1, y1 = plot_area(frame)
+    part = np.ascontiguousarray(rgb[y0:y1, x0:x1])
+    h, w = part.shape[:2]
+    origin = (x0, y0)
+    reach = max(15, 2 * (max(w, h) // 50) + 1)
+    v = contrast(part, reach)
+    strength = v.max(axis=2)
+    chroma = strength - v.min(axis=2)
+    text = text_mask((h, w), texts, origin, 1)
+    inked = strength[strength > max(25, 4 * noise)]
+    top = float(np.percentile(inked, 95)) if len(inked) > 50 else 255.0
+    coloured = (chroma > max(34.0, 5 * noise)) & (chroma > 0.3 * strength)
+    strong = coloured & (chroma > 45)
+    colours = palette(part, strong & ~text, max(40, int(0.25 * w)))
+    lab = np.asarray(cv2.cvtColor(part.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float64)
+    weak_level = max(14.0, 0.15 * top, 4 * noise)
+    edge = np.zeros((h, w), np.bool_)
+    rim = max(2, round(0.006 * max(w, h)))
+    edge[:rim], edge[-rim:], edge[:, :rim], edge[:, -rim:] = True, True, True, True
+    layers: list[Layer] = []
+    masks: list[tuple[Mask, tuple[int, int, int], bool]] = []
+    if colours:
+        # A rim pixel mixes a colour with the paper: it lies on the line between them in Lab.
+        white = np.median(lab[strength < weak_level].reshape(-1, 3), axis=0) if (strength < weak_level).any() else np.array([100.0, 0, 0])
+        costs: list[Floats] = []
+        mix: list[Floats] = []
+        for centre in colours:
+            d = centre - white
+            t = np.clip(((lab - white) @ d) / float(d @ d), 0, 1.25)
+            costs.append(np.sqrt((((lab - white) - t[..., None] * d) ** 2 * np.array([0.5, 1, 1])).sum(axis=2)))
+            mix.append(t)
+        cost = np.stack(costs)
+        best = cost.argmin(axis=0)
+        least = cost.min(axis=0)
+        for k, centre in enumerate(colours):
+            mask = coloured & (best == k) & (mix[k] > 0.42) & (least < 30)
+            masks.append((mask, lab_to_rgb(centre), True))
+    grey = ~coloured
+    level = max(0.42 * top, weak_level) if not colours else max(0.42 * float(np.percentile(strength[grey & (strength > 25)], 95)) if (grey & (strength > 25)).sum() > 50 else 110.0, weak_level)
+    masks.append((grey & (strength > level), (0, 0, 0), False))
+    allink = strength > weak_level
+    for mask, colour, chromatic in masks:
+        weak = (mask if chromatic else (grey & (strength > weak_level))) | (mask if chromatic else np.zeros_like(mask))
+        free = ~text
+        expected_y = comb(y, bands_of((weak & free).sum(axis=1) / np.maximum(free.sum(axis=1), 1), 0.5), y0, h)
+        expected_x = comb(x, bands_of((weak & free).sum(axis=0) / np.maximum(free.sum(axis=0), 1), 0.5), x0, w)
+        rows = grid_bands(weak, free, expected_y)
+        columns = grid_bands(np.ascontiguousarray(weak.T), np.ascontiguousarray(free.T), expected_x)
+        solid = [b for b in (strip_at_level(mask, band) for band in rows) if b is not None]
+        solid_c = [b for b in (strip_at_level(mask.T, band) for band in columns) if b is not None]
+        bare, grid = without_grid(mask, solid, solid_c)
+        bare &= ~edge
+        if not chromatic:
+            bare = without_text(bare, text)
+        others = np.zeros((h, w), np.bool_)
+        for other, _, is_colour in masks:
+            if other is not mask and (is_colour or chromatic):
+                others |= other
+        hidden = grid & mask | text | np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
+        thick = stroke_width(bare)
+        bare = without_specks(bare, max(3, round(1.2 * thick)))
+        layers.append(Layer(bare, hidden, allink, colour, chromatic, origin, thick))
+    return layers
+
+
+def strip_at_level(mask: Mask, band: Band) -> Band | None:
+    """A band as it shows in the mask that is traced; None where the line is too pale to show."""
+    lo, hi = max(0, band.first - 1), min(mask.shape[0], band.last + 2)
+    cover = mask[lo:hi].mean(axis=1)
+    good = np.nonzero(cover > 0.18)[0]
+    if len(good) == 0:
+        return None
+    return Band(lo + int(good[0]), lo + int(good[-1]), float(cover.max()))

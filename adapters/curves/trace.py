@@ -1,0 +1,406 @@
+"""From ink to curves: a graph of strokes, walked from each long stroke both ways, straight on at every crossing.
+
+Strokes may be shared: where curves merge, each of them walks the common part. What no walk has covered starts the next.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from adapters.curves.ink import Layer
+from adapters.curves.shapes import Floats, Ints, Mask, Path
+
+
+@dataclass
+class Edge:
+    points: Floats
+    """N x 2 (x, y), from node `a` to node `b`."""
+    a: int
+    b: int
+    gap: bool = False
+    length: float = 0.0
+    used: int = 0
+
+    def __post_init__(self) -> None:
+        self.length = arc(self.points)
+
+    def leaving(self, node: int) -> Floats:
+        return self.points if node == self.a else self.points[::-1]
+
+    def other(self, node: int) -> int:
+        return self.b if node == self.a else self.a
+
+
+@dataclass
+class Graph:
+    edges: list[Edge] = field(default_factory=list[Edge])
+    at: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+
+    def add(self, edge: Edge) -> None:
+        k = len(self.edges)
+        self.edges.append(edge)
+        self.at.setdefault(edge.a, []).append(k)
+        if edge.b != edge.a:
+            self.at.setdefault(edge.b, []).append(k)
+
+    def drop(self, k: int) -> None:
+        edge = self.edges[k]
+        for node in {edge.a, edge.b}:
+            self.at[node].remove(k)
+
+
+def arc(points: Floats) -> float:
+    return float(np.hypot(*np.diff(points, axis=0).T).sum()) if len(points) > 1 else 0.0
+
+
+def skeleton_graph(mask: Mask, thick: float) -> Graph:
+    """Strokes between ends and crossings of the skeleton."""
+    from skimage.morphology import skeletonize
+
+    skeleton = np.asarray(skeletonize(mask), np.bool_)
+    s = skeleton.astype(np.uint8)
+    near = cv2.filter2D(s, cv2.CV_16S, np.ones((3, 3), np.int16), borderType=cv2.BORDER_CONSTANT)
+    neighbours = np.where(skeleton, near.astype(np.int64) - 1, 0)
+    crossing = skeleton & (neighbours >= 3)
+    count, knots = cv2.connectedComponents(crossing.astype(np.uint8), connectivity=8)
+    _, _, _, centres = cv2.connectedComponentsWithStats(crossing.astype(np.uint8), connectivity=8)
+    chains = skeleton & ~crossing
+    number, labels, stats, _ = cv2.connectedComponentsWithStats(chains.astype(np.uint8), connectivity=8)
+    graph = Graph()
+    nodes = count
+    ys, xs = np.nonzero(chains)
+    which = labels[ys, xs]
+    order = np.argsort(which, kind="stable")
+    bounds = np.searchsorted(which[order], np.arange(1, number + 1))
+    for i in range(1, number):
+        index = order[bounds[i - 1] : bounds[i]]
+        points = ordered(np.c_[xs[index], ys[index]].astype(np.int64))
+        ends: list[int] = []
+        for p, q in ((points[0], points[-1]), (points[-1], points[0])):
+            x, y = int(p[0]), int(p[1])
+            window = knots[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+            touching = sorted(set(window[window > 0].tolist()))
+            if len(points) == 1 and len(touching) > 1:
+                ends = [int(touching[0]), int(touching[1])]
+                break
+            if touching and (len(points) > 1 or not ends):
+                # A short loop must not return to the same knot through its first pixel.
+                free = [t for t in touching if t not in ends] or touching
+                ends.append(int(free[0]))
+            else:
+                ends.append(nodes)
+                nodes += 1
+            del q
+        body = points.astype(np.float64)
+        parts = [body]
+        if ends[0] < count:
+            parts.insert(0, np.asarray(centres[ends[0]], np.float64)[None])
+        if ends[1] < count:
+            parts.append(np.asarray(centres[ends[1]], np.float64)[None])
+        graph.add(Edge(np.concatenate(parts), ends[0], ends[1]))
+    del stats
+    prune(graph, 0.9 * thick + 2)
+    return graph
+
+
+def ordered(points: Ints) -> Ints:
+    """Pixels of a chain in walking order."""
+    if len(points) < 3:
+        return points
+    left = {(int(x), int(y)) for x, y in points}
+
+    def around(p: tuple[int, int]) -> list[tuple[int, int]]:
+        x, y = p
+        return [q for q in ((x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1), (x + 1, y + 1), (x - 1, y - 1), (x + 1, y - 1), (x - 1, y + 1)) if q in left]
+
+    start = next((p for p in left if len(around(p)) <= 1), next(iter(left)))
+    out = [start]
+    left.discard(start)
+    while True:
+        step = around(out[-1])
+        if not step:
+            break
+        out.append(step[0])
+        left.discard(step[0])
+    return np.array(out, np.int64)
+
+
+def prune(graph: Graph, least: float) -> None:
+    """Spurs that thinning leaves at the sides of thick strokes."""
+    for _ in range(2):
+        for k, edge in enumerate(graph.edges):
+            if k not in graph.at.get(edge.a, []):
+                continue
+            free = [n for n in (edge.a, edge.b) if len(graph.at[n]) == 1]
+            if len(free) == 1 and edge.length < least and len(graph.at[edge.other(free[0])]) >= 3:
+                graph.drop(k)
+
+
+def alive(graph: Graph, k: int) -> bool:
+    return k in graph.at.get(graph.edges[k].a, [])
+
+
+def tail(graph: Graph, node: int, length: float) -> Floats:
+    """The last `length` pixels of the stroke that ends freely at `node`, the end point last."""
+    parts: list[Floats] = []
+    total, at, last = 0.0, node, -1
+    while total < length:
+        ways = [k for k in graph.at[at] if k != last and not graph.edges[k].gap]
+        if len(ways) != 1:
+            break
+        last = ways[0]
+        edge = graph.edges[last]
+        points = edge.leaving(at)
+        parts.append(points)
+        total += edge.length
+        at = edge.other(at)
+        if at == node:
+            break
+    points = np.concatenate(parts) if parts else np.zeros((1, 2))
+    s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))] if len(points) > 1 else np.zeros(1)
+    return points[s <= length + 1][::-1]
+
+
+def heading(points: Floats) -> Floats:
+    """Unit direction at the end of a tail; zero where it is a dot."""
+    if len(points) < 3:
+        return np.zeros(2)
+    d = points[-1] - points.mean(axis=0)
+    spread = points - points.mean(axis=0)
+    _, values, vt = np.linalg.svd(spread, full_matrices=False)
+    if values[0] < 1.2:
+        return np.zeros(2)
+    axis = np.asarray(vt[0], np.float64)
+    return axis if float(axis @ d) > 0 else -axis
+
+
+def seen_through(layer_hidden: Mask, a: Floats, b: Floats) -> float:
+    """The part of the straight way from a to b that is hidden under grid, text or other curves."""
+    n = max(2, int(np.hypot(*(b - a))))
+    xs = np.clip(np.round(np.linspace(a[0], b[0], n)).astype(int), 0, layer_hidden.shape[1] - 1)
+    ys = np.clip(np.round(np.linspace(a[1], b[1], n)).astype(int), 0, layer_hidden.shape[0] - 1)
+    return float(layer_hidden[ys, xs].mean())
+
+
+def bridge(graph: Graph, hidden: Mask, thick: float, size: float) -> None:
+    """Join free ends over gaps: near ones, and farther ones where something covers the way."""
+    ends = [n for n, ks in graph.at.items() if len(ks) == 1]
+    if len(ends) < 2:
+        return
+    tails = [tail(graph, n, max(22.0, 5 * thick)) for n in ends]
+    place = np.array([t[-1] for t in tails])
+    way = np.array([heading(t) for t in tails])
+    lengths = np.array([arc(t) for t in tails])
+    open_reach, covered_reach = max(0.03 * size, 4 * thick), 0.3 * size
+    reach = np.where(lengths < 0.5 * thick, open_reach, covered_reach)
+    options: list[tuple[float, int, int]] = []
+    grown = np.asarray(cv2.dilate(hidden.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
+    for i in range(len(ends)):
+        d = place - place[i]
+        far = np.hypot(d[:, 0], d[:, 1])
+        for j in np.nonzero((far < reach[i]) & (np.arange(len(ends)) > i))[0]:
+            j = int(j)
+            if graph.at[ends[i]][0] == graph.at[ends[j]][0]:
+                continue
+            gap = float(far[j])
+            if gap < 1e-6:
+                continue
+            u = d[j] / gap
+            turn_i = math.acos(float(np.clip(u @ way[i], -1, 1))) if way[i].any() else 0.3
+            turn_j = math.acos(float(np.clip(-u @ way[j], -1, 1))) if way[j].any() else 0.3
+            wide = 1.2 if gap < 3 * thick + 4 else 0.75
+            if max(turn_i, turn_j) > wide:
+                continue
+            open_part = gap * (1 - seen_through(grown, place[i], place[j]))
+            if open_part > open_reach:
+                continue
+            cost = gap + 2.0 * open_part + (gap + 8) * 2.2 * (turn_i**2 + turn_j**2) + 6 * gap * abs(turn_i - turn_j)
+            options.append((cost, i, j))
+    taken: set[int] = set()
+    for _, i, j in sorted(options):
+        if i in taken or j in taken:
+            continue
+        taken |= {i, j}
+        points = hermite(place[i], place[j], way[i], way[j])
+        graph.add(Edge(points, ends[i], ends[j], gap=True))
+
+
+def hermite(p: Floats, q: Floats, leave: Floats, back: Floats) -> Floats:
+    """A smooth way from p, leaving along `leave`, to q, whose own stroke ends along `back`."""
+    gap = float(np.hypot(*(q - p)))
+    n = max(3, int(gap / 2) + 1)
+    t = np.linspace(0, 1, n)[:, None]
+    u = (q - p) / max(gap, 1e-9)
+    m0 = (leave if leave.any() else u) * gap
+    m1 = (-back if back.any() else u) * gap
+    return (2 * t**3 - 3 * t**2 + 1) * p + (t**3 - 2 * t**2 + t) * m0 + (-2 * t**3 + 3 * t**2) * q + (t**3 - t**2) * m1
+
+
+def smoothness(history: Floats, ahead: Floats, blur: float) -> float:
+    """How badly one smooth curve fits what was walked and what lies ahead: residual in pixels, and the turn."""
+    a, b = thin(history, 3.0), thin(ahead, 3.0)
+    points = np.concatenate([a, b])
+    s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
+    if s[-1] < 4 or len(points) < 5:
+        return 0.0
+    t = 2 * s / s[-1] - 1
+    # The pixels of the crossing itself are drawn aside by the other stroke.
+    middle = s[len(a) - 1]
+    weight = np.where(np.abs(s - middle) < blur, 0.15, 1.0)
+    basis = np.vander(t, 4)
+    w = weight[:, None]
+    solution, *_ = np.linalg.lstsq(basis * w, points * w, rcond=None)
+    rest = (points - basis @ solution) * w
+    return float(np.sqrt((rest**2).sum(axis=1).mean()))
+
+
+def thin(points: Floats, step: float) -> Floats:
+    if len(points) < 3:
+        return points
+    s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
+    n = max(2, int(s[-1] / step) + 1)
+    at = np.linspace(0, s[-1], n)
+    return np.c_[np.interp(at, s, points[:, 0]), np.interp(at, s, points[:, 1])]
+
+
+def ahead_of(graph: Graph, k: int, node: int, length: float, banned: set[int], most: int = 24) -> list[Floats]:
+    """Ways of about `length` pixels that begin with edge k at `node`."""
+    out: list[Floats] = []
+    stack: list[tuple[int, int, list[Floats], float, frozenset[int]]] = [(k, node, [], 0.0, frozenset())]
+    while stack and len(out) < most:
+        edge_k, at, parts, total, seen = stack.pop()
+        edge = graph.edges[edge_k]
+        parts = [*parts, edge.leaving(at)]
+        total += edge.length
+        end = edge.other(at)
+        seen = seen | {edge_k}
+        further = [q for q in graph.at[end] if q not in seen and q not in banned]
+        if total >= length or not further:
+            points = np.concatenate(parts)
+            s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
+            out.append(points[: int(np.searchsorted(s, length)) + 1])
+            continue
+        stack += [(q, end, parts, total, seen) for q in further]
+    return out
+
+
+@dataclass
+class Walk:
+    edges: list[int]
+    points: Floats
+    doubt: float
+
+
+def walk(graph: Graph, seed: int, start: int, look: float, blur: float, width: float) -> tuple[list[int], list[Floats], float]:
+    """Go on from the seed edge away from node `start`; edges and their points in order, without the seed's."""
+    edge = graph.edges[seed]
+    at = edge.other(start)
+    history = edge.leaving(start)
+    edges: list[int] = []
+    parts: list[Floats] = []
+    visited = {seed}
+    doubt = 0.0
+    for _ in range(400):
+        ways = [k for k in graph.at[at] if k not in visited]
+        if not ways:
+            break
+        recent = history[-int(look) :]
+        s = np.r_[0, np.cumsum(np.hypot(*np.diff(recent, axis=0).T)[::-1])] if len(recent) > 1 else np.zeros(1)
+        recent = recent[len(recent) - int(np.searchsorted(s, look)) :] if len(recent) > 1 else recent
+        scored: list[tuple[float, float, int]] = []
+        for k in ways:
+            best = math.inf
+            sharp = math.pi
+            for way in ahead_of(graph, k, at, look, visited):
+                cost = smoothness(recent, way, blur)
+                # A way that soon ends says little; it must not win over one that goes on.
+                short = 1 - min(1.0, arc(way) / look)
+                cost += 0.06 * look * short
+                turn = turn_between(recent, way, blur)
+                cost += 3.0 * max(0.0, turn - 0.5) * width
+                if cost < best:
+                    best, sharp = cost, turn
+            bonus = 0.25 if graph.edges[k].used == 0 and not graph.edges[k].gap else 0.0
+            scored.append((best - bonus, sharp, k))
+        scored.sort()
+        cost, sharp, k = scored[0]
+        if len(ways) > 1 and len(scored) > 1:
+            doubt = max(doubt, 1.0 / (1.0 + max(0.0, scored[1][0] - cost)))
+        if sharp > 1.35 and len(graph.at[at]) > 2:
+            break
+        if sharp > 2.2:
+            break
+        visited.add(k)
+        edges.append(k)
+        points = graph.edges[k].leaving(at)
+        parts.append(points)
+        history = np.concatenate([history[-300:], points])
+        at = graph.edges[k].other(at)
+    return edges, parts, doubt
+
+
+def turn_between(history: Floats, ahead: Floats, blur: float) -> float:
+    """Angle between where we came from and where the way leads, measured beyond the crossing's blur."""
+    a, b = thin(history, 2.0), thin(ahead, 2.0)
+    skip = int(blur / 2)
+    a = a[: len(a) - skip] if len(a) > skip + 4 else a
+    b = b[skip:] if len(b) > skip + 4 else b
+    a, b = a[-10:], b[:10]
+    if len(a) < 2 or len(b) < 2:
+        return 0.0
+    u, v = a[-1] - a[0], b[-1] - b[0]
+    n = float(np.hypot(*u) * np.hypot(*v))
+    return math.acos(float(np.clip((u @ v) / n, -1, 1))) if n > 0 else 0.0
+
+
+def smooth(points: Floats, sigma: float) -> Floats:
+    """Even steps along the way, the staircase of pixels rounded off; the ends stay."""
+    from scipy.ndimage import gaussian_filter1d
+
+    even = thin(points, 1.0)
+    if len(even) < 8:
+        return even
+    out = np.asarray(gaussian_filter1d(even, min(sigma, len(even) / 8), axis=0, mode="nearest"), np.float64)
+    out[0], out[-1] = even[0], even[-1]
+    return out
+
+
+def trace_layer(layer: Layer, size: float) -> list[Path]:
+    """Curves of one layer, in picture pixels. `size` is the plot's diagonal."""
+    if layer.mask.sum() < 0.04 * size:
+        return []
+    graph = skeleton_graph(layer.mask, layer.thick)
+    bridge(graph, layer.hidden, layer.thick, size)
+    look, blur = max(42.0, 6 * layer.thick), 1.5 * layer.thick + 2
+    paths: list[Path] = []
+    order = sorted((k for k, e in enumerate(graph.edges) if not e.gap and alive(graph, k)), key=lambda k: -graph.edges[k].length)
+    for seed in order:
+        edge = graph.edges[seed]
+        if edge.used or edge.length < max(2.5 * layer.thick, 6):
+            continue
+        forward, ahead, doubt_a = walk(graph, seed, edge.a, look, blur, layer.thick)
+        backward, behind, doubt_b = walk(graph, seed, edge.b, look, blur, layer.thick)
+        backward = [k for k in backward if k not in forward] if set(backward) & set(forward) else backward
+        ks = [*backward, seed, *forward]
+        points = np.concatenate([*[p[::-1] for p in behind[::-1]], edge.points, *ahead])
+        fresh = sum(graph.edges[k].length for k in ks if not graph.edges[k].used and not graph.edges[k].gap)
+        total = sum(graph.edges[k].length for k in ks)
+        gaps = sum(graph.edges[k].length for k in ks if graph.edges[k].gap)
+        for k in ks:
+            graph.edges[k].used += 1
+        span = float(np.hypot(*np.ptp(points, axis=0)))
+        if span < 0.1 * size or fresh < 0.05 * size:
+            continue
+        points = smooth(points, max(1.5, 0.6 * layer.thick))
+        paths.append(Path(points + np.array(layer.origin, np.float64), layer.colour, layer.thick, gaps / max(total, 1), 1 - fresh / max(total - gaps, 1), max(doubt_a, doubt_b), details={"fresh": fresh, "chromatic": layer.chromatic}))
+    return paths
+
+
+def trace(layers: Sequence[Layer], size: float) -> list[Path]:
+    out: list[Path] = []
+    for layer in layers:
+        out += trace_layer(layer, size)
+    return out
