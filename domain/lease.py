@@ -38,12 +38,14 @@ class LeaseReleased(Event, name="lease.released"):
 
 
 class LeaseExpired(Event, name="lease.expired"):
-    """Taken from its holder, which may not touch the instrument again."""
+    """Taken from its holder, which may not touch the instrument again. `proven_dead`: it cannot, its process is gone; else
+    it was silent, and the next holder gives it time to notice."""
 
     instrument: Id
     station_id: Id
     instance: UUID
     reason: str
+    proven_dead: bool = False
 
 
 LeaseEvent = LeaseAcquired | LeaseReleased | LeaseExpired
@@ -68,11 +70,12 @@ class ReleaseLease(Command):
 
 
 class ExpireLease(Command):
-    """The watchdog's word: `instance` was silent for too long, or is known to be dead."""
+    """The watchdog's word: `instance` was silent for too long, or is proven dead."""
 
     instrument: Id
     instance: UUID
     reason: str
+    proven_dead: bool = False
 
 
 LeaseCommand = AcquireLease | ReleaseLease | ExpireLease
@@ -111,7 +114,7 @@ def decide(lease: Lease, command: LeaseCommand) -> list[LeaseEvent]:
                 return []
             if holder.station_id == command.station_id and command.predecessor_dead:
                 reason = f"process {holder.pid} on {holder.host} is dead; the station's next run took over"
-                return [_expired(command.instrument, holder, reason), acquired]
+                return [_expired(command.instrument, holder, reason, proven_dead=True), acquired]
             raise WrongState(_held(command.instrument, holder))
         case ReleaseLease():
             if holder is None:
@@ -129,12 +132,18 @@ def decide(lease: Lease, command: LeaseCommand) -> list[LeaseEvent]:
         case ExpireLease():
             if holder is None or holder.instance != command.instance:
                 return []
-            return [_expired(command.instrument, holder, command.reason)]
+            return [_expired(command.instrument, holder, command.reason, proven_dead=command.proven_dead)]
     assert_never(command)
 
 
-def _expired(instrument: str, holder: Holder, reason: str) -> LeaseExpired:
-    return LeaseExpired(instrument=instrument, station_id=holder.station_id, instance=holder.instance, reason=reason)
+def _expired(instrument: str, holder: Holder, reason: str, *, proven_dead: bool) -> LeaseExpired:
+    return LeaseExpired(
+        instrument=instrument,
+        station_id=holder.station_id,
+        instance=holder.instance,
+        reason=reason,
+        proven_dead=proven_dead,
+    )
 
 
 def _held(instrument: str, holder: Holder) -> str:

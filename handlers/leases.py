@@ -178,9 +178,17 @@ class Holding:
 
 
 async def expire_station(
-    ledger: Ledger, station_id: str, instance: UUID, reason: str, scans: Sequence[UUID], meta: Meta
+    ledger: Ledger,
+    station_id: str,
+    instance: UUID,
+    reason: str,
+    scans: Sequence[UUID],
+    meta: Meta,
+    *,
+    dead: bool = False,
 ) -> bool:
     """Say that a station is lost, take all its leases, and interrupt its scans, in one batch. False if it was so already.
+    `dead`: its process is proven gone, so nobody needs to wait until it has noticed.
 
     Safe to repeat and to race: whoever comes second finds nothing left to say.
     """
@@ -193,7 +201,8 @@ async def expire_station(
         for name in sorted(station.instruments):
             lease: Lease = await tx.state("lease", name)
             if lease.holder and lease.holder.instance == instance:
-                await tx.decide("lease", name, ExpireLease(instrument=name, instance=instance, reason=reason))
+                expire_lease = ExpireLease(instrument=name, instance=instance, reason=reason, proven_dead=dead)
+                await tx.decide("lease", name, expire_lease)
         for scan_id in scans:
             interrupt = InterruptScan(scan_id=scan_id, reason=reason, instance=str(instance))
             events = await tx.decide("scan", str(scan_id), interrupt)

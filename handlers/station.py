@@ -46,7 +46,7 @@ from domain.errors import (
 )
 from domain.events import Command
 from domain.job import CancelJob, FailJob, Job, StartJob, SucceedJob
-from domain.lease import AcquireLease, ReleaseLease
+from domain.lease import AcquireLease, LeaseExpired, ReleaseLease
 from domain.plan import check_limits
 from domain.ports import Blobs, Instrument, Rack
 from domain.readings import (
@@ -199,8 +199,9 @@ class StationRunner:
             history = [stored async for stored in self.ledger.store.tail(evt("lease", name))]
             at = next(stored.stored_at for stored in history if stored.seq == token)
             for stored in history:
-                ago_s = (at - stored.stored_at).total_seconds()
-                if stored.type.startswith("lease.expired") and stored.seq not in ours and ago_s < self.settings.ttl_s + 1:
+                event = stored.event
+                recent = (at - stored.stored_at).total_seconds() < self.settings.ttl_s + 1
+                if isinstance(event, LeaseExpired) and recent and not event.proven_dead and stored.seq not in ours:
                     return True
         return False
 

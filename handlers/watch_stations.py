@@ -1,4 +1,4 @@
-"""The watchdog: a station that is not heard for its time to live is lost, and everybody is told so.
+"""The watchdog: a station whose process is gone, or that is not heard for its time to live, is lost, and everybody is told.
 
 Any number of watchdogs may run: what the first has said, the others find said. A watchdog that was itself cut off from
 NATS starts counting anew, because it was the deaf one.
@@ -19,7 +19,7 @@ from bus.ledger import Ledger
 from bus.subscription import Subscription
 from domain.errors import Refused
 from domain.station import StationLost, StationStarted, StationStopped
-from handlers.leases import Beat, expire_station, last_beat
+from handlers.leases import Beat, expire_station, last_beat, proven_dead
 
 log = logging.getLogger("labledger.watchdog")
 
@@ -29,6 +29,8 @@ CHECK_S = 0.25
 @dataclass
 class _Watched:
     instance: UUID
+    host: str
+    pid: int
     heard: float
     scans: tuple[UUID, ...] = ()
     busy_s: dict[str, float] = field(default_factory=dict[str, float])
@@ -68,8 +70,8 @@ class Watchdog:
             async for batch in events.batches():
                 for stored in batch:
                     match stored.event:
-                        case StationStarted(station_id=station_id, instance=instance):
-                            self._stations[station_id] = _Watched(instance, time.monotonic())
+                        case StationStarted(station_id=station_id, instance=instance, host=host, pid=pid):
+                            self._stations[station_id] = _Watched(instance, host, pid, time.monotonic())
                         case StationStopped(station_id=station_id) | StationLost(station_id=station_id):
                             self._stations.pop(station_id, None)
                         case _:
@@ -86,27 +88,28 @@ class Watchdog:
                 continue
             for station_id, watched in list(self._stations.items()):
                 silent_s = now - watched.heard
-                if silent_s > self.ttl_s:
-                    await self._lose(station_id, watched, silent_s)
+                if proven_dead(watched.host, watched.pid):
+                    await self._lose(station_id, watched, f"process {watched.pid} is gone", dead=True)
+                elif silent_s > self.ttl_s:
+                    await self._lose(station_id, watched, f"no sign of life for {silent_s:.1f} s", dead=False)
 
     def _was_deaf(self) -> None:
         now = time.monotonic()
         for watched in self._stations.values():
             watched.heard = now
 
-    async def _lose(self, station_id: str, watched: _Watched, silent_s: float) -> None:
-        reason = f"no sign of life for {silent_s:.1f} s"
+    async def _lose(self, station_id: str, watched: _Watched, reason: str, *, dead: bool) -> None:
         try:
             # A server that hangs, or has no leader for its streams, carries nobody's beats. What is quick to answer
             # us would have brought us a beat.
             asked = time.monotonic()
             beat = await last_beat(self._bus, station_id)
-            if time.monotonic() - asked > self.ttl_s / 3:
+            if time.monotonic() - asked > self.ttl_s / 3 and not dead:
                 self._was_deaf()
                 return
             scans = watched.scans or (beat.scans if beat and beat.instance == watched.instance else ())
             meta = Meta(causation=f"lost-{watched.instance}", actor="watchdog", source="labledger/watchdog")
-            if await expire_station(self._ledger, station_id, watched.instance, reason, scans, meta):
+            if await expire_station(self._ledger, station_id, watched.instance, reason, scans, meta, dead=dead):
                 log.warning("station %s is lost: %s", station_id, reason)
             if self._stations.get(station_id) is watched:
                 del self._stations[station_id]

@@ -58,6 +58,7 @@ def test_the_next_run_of_a_station_waits_unless_it_has_proven_its_predecessor_de
             station_id="left",
             instance=FIRST,
             reason="process 1 on bench is dead; the station's next run took over",
+            proven_dead=True,
         ),
         acquired(NEXT),
     )
