@@ -1,6 +1,7 @@
 """Reading EVT in order: nothing skipped, nothing twice, no transaction split, whatever happens to server and consumer."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,34 @@ async def test_no_transaction_is_split_for_who_reads_some_kinds_while_it_is_writ
             last = [stored for stored in batch if stored.headers[BATCH_ID] == batch[-1].headers[BATCH_ID]]
             assert len(last) == 4, "a transaction was split"
         await reader.stop()
+
+
+@pytest.mark.parametrize("subject", ["evt.>", "evt.parked.>"])
+async def test_that_nothing_is_pending_does_not_end_a_transaction(
+    place: Place, monkeypatch: pytest.MonkeyPatch, subject: str
+) -> None:
+    """The server delivers the first events of a batch, with nothing pending, while it stores the rest."""
+    deliver, read = Subscription._on_message, subscription.stored_from_delivery
+
+    async def one_by_one(self: Subscription, msg: Any) -> None:
+        await deliver(self, msg)
+        await asyncio.sleep(0.02)
+
+    def nothing_pending(msg: Any) -> tuple[Stored, int]:
+        stored, seq = read(msg)
+        return replace(stored, pending=0), seq
+
+    monkeypatch.setattr(Subscription, "_on_message", one_by_one)
+    monkeypatch.setattr(subscription, "stored_from_delivery", nothing_pending)
+    store = await place.store()
+    reader = Reader(await place.bus("projections"), subjects=[subject])
+    queue = Change("queue", "q", [QueueStarted(queue_id="q", by_itself=True)], Head())
+    await store.append([after([], *[noted(1)] * 5), queue], meta("m"))
+    await reader.reaches(5)
+    assert [stored.seq for stored in reader.batches[0]] == (
+        [1, 2, 3, 4, 5, 6] if subject == "evt.>" else [1, 2, 3, 4, 5]
+    )
+    await reader.stop()
 
 
 async def test_a_reader_goes_on_through_kills_of_the_server(place: Place) -> None:

@@ -103,6 +103,29 @@ async def test_a_pause_that_is_taken_back_at_once_does_no_harm(lab: Lab) -> None
     assert "interrupted" not in await lab.history("scan", scan_id)
 
 
+async def test_a_pause_that_is_taken_back_after_it_was_noticed_is_noted_and_resumed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = stations._Execution._close
+    resumed: list[str] = []
+
+    async def too_late(self: Any, scan: Any, columns: Any, result: Any) -> None:
+        if result.ended == "stopped" and not resumed:
+            resumed.append((await lab.order("scan.resume", scan_id=str(scan.scan_id))).outcome)
+            self._control.stop = None  # as its listener does when it hears of it
+        await close(self, scan, columns, result)
+
+    monkeypatch.setattr(stations._Execution, "_close", too_late)
+    await bench(lab)
+    scan_id = await lab.request(line(40, settle_s=SLOW), frame={"points": 1})
+    await lab.measured(scan_id, 3)
+    await lab.order("scan.pause", scan_id=scan_id)
+    await lab.reaches(scan_id, "completed")
+    assert resumed == ["accepted"] and await lab.points(scan_id) == [(1, n) for n in range(40)]
+    history = await lab.history("scan", scan_id)
+    assert history[-3:] == ["paused", "resumed", "completed"] and "interrupted" not in history
+
+
 async def test_an_aborted_scan_leaves_its_instruments_safe(lab: Lab) -> None:
     station = await lab.station("bench", t=config("trivial", lab.world), spec=config("spectrometer", lab.world))
     nodes = [move("t", "position", 0, 1, 200, measure("spec", "total", settle_s=SLOW))]
