@@ -258,11 +258,3 @@ def test_a_frame_that_cannot_be_recorded_fails_the_scan_with_the_first_error() -
     run.frames.refuse = refuse
     result = run.run()
     assert (result.ended, result.next_point, str(result.error)) == ("failed", 4, "no such value")
-
-
-def test_the_engine_costs_little() -> None:
-    run = Run(line(20_000), points=1000)
-    began = time.perf_counter()
-    run.run()
-    per_point_us = 1e6 * (time.perf_counter() - began) / 20_000
-    assert per_point_us < 60, f"{per_point_us:.1f} us a point, on instruments of some 3 us"
