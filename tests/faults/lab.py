@@ -280,6 +280,8 @@ class Lab:
             await asyncio.to_thread(server.start)
             return
         process = self.processes[name]
+        # The one that was killed before may not be back yet.
+        await self.until(lambda: process.running is not None and process.running.returncode is None, f"{name} runs")
         died = len(process.exits)
         process.wanted = down_s == 0
         process.signal(signal.SIGKILL)
