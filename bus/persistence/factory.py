@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import unquote
 
 from eventsourcing.domain import TAggregateID
 from eventsourcing.persistence import (
@@ -38,7 +39,7 @@ KIND = re.compile(r"[a-z][a-z0-9_]{0,31}")
 class JetStreamFactory(InfrastructureFactory[JetStreamTrackingRecorder]):
     """Recorders on the streams of labledger. Settings, each also with the application's name in front (`SHOP_NATS_URL`):
 
-    NATS_URL                   where NATS is; with NATS_USER, NATS_PASSWORD, NATS_INBOX_PREFIX to sign in
+    NATS_URL                   where NATS is (several: with commas); with NATS_USER, NATS_PASSWORD, NATS_INBOX_PREFIX to sign in
     LABLEDGER_CONNECTION_FILE  the connection.json of `labledger up`, in place of these; NATS_USER picks a user of it
                                (default `commands`, who may write events)
     NATS_TIMEOUT_S             how long a call may take when NATS does not answer (default 20)
@@ -105,18 +106,22 @@ class JetStreamFactory(InfrastructureFactory[JetStreamTrackingRecorder]):
         user = self.env.get(self.NATS_USER)
         file = self.env.get(self.LABLEDGER_CONNECTION_FILE, "")
         if url:
+            # What stands in front of an @ is taken out: addresses get into errors and logs, passwords do not.
+            urls, told = _split(url)
             credentials = Credentials(
-                user, self.env.get(self.NATS_PASSWORD), self.env.get(self.NATS_INBOX_PREFIX) or "_INBOX"
+                user or told.user,
+                self.env.get(self.NATS_PASSWORD) or told.password,
+                self.env.get(self.NATS_INBOX_PREFIX) or "_INBOX",
             )
         elif file:
-            url, credentials = _from_file(Path(file), user or "commands")
+            urls, credentials = _from_file(Path(file), user or "commands")
         else:
             raise InfrastructureFactoryError(
                 f"no address of NATS: set {self.NATS_URL}, or {self.LABLEDGER_CONNECTION_FILE} to the connection.json "
                 "that `labledger up` writes"
             )
         return Address(
-            url=url,
+            urls=urls,
             credentials=credentials,
             name=f"eventsourcing-{self.scope.kind}",
             timeout_s=self._seconds(self.NATS_TIMEOUT_S, "20"),
@@ -173,7 +178,21 @@ def _subclass(found: object, base: type[T]) -> type[T]:
     return found
 
 
-def _from_file(path: Path, user: str) -> tuple[str, Credentials]:
+def _split(text: str) -> tuple[tuple[str, ...], Credentials]:
+    """Addresses without the login, and the login if there is one in them."""
+    urls: list[str] = []
+    credentials = Credentials()
+    for url in text.split(","):
+        scheme, found, rest = url.strip().rpartition("://")
+        login, at, host = rest.rpartition("@")
+        urls.append(f"{scheme}{found}{host}")
+        if at and not credentials.user:
+            user, _, password = login.partition(":")
+            credentials = Credentials(unquote(user), unquote(password))
+    return tuple(urls), credentials
+
+
+def _from_file(path: Path, user: str) -> tuple[tuple[str, ...], Credentials]:
     """Address and login from a connection.json."""
     try:
         nats: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["nats"]
@@ -183,4 +202,4 @@ def _from_file(path: Path, user: str) -> tuple[str, Credentials]:
     if user not in users:
         raise InfrastructureFactoryError(f"{path} has no user {user!r}; it has {', '.join(sorted(users))}")
     it = users[user]
-    return url, Credentials(it["user"], it["password"], it["inbox_prefix"])
+    return (url,), Credentials(it["user"], it["password"], it["inbox_prefix"])

@@ -37,11 +37,15 @@ T = TypeVar("T")
 class Address:
     """Where NATS is and how to sign in. `make_streams`: create the streams that are missing, as a provisioner may."""
 
-    url: str
+    urls: tuple[str, ...]
     credentials: Credentials = field(default_factory=Credentials, repr=False)
     name: str = "eventsourcing"
     timeout_s: float = 20.0
     make_streams: bool = False
+
+    @property
+    def where(self) -> str:
+        return ", ".join(self.urls)
 
 
 class _Refused(Exception):
@@ -73,17 +77,20 @@ class _Engine:
                 address = self.address
                 if self._bus is None:
                     try:
-                        self._bus = await connect(address.url, address.name, address.credentials, first_try_s=1.0)
+                        self._bus = await connect(
+                            list(address.urls), address.name, address.credentials, first_try_s=1.0
+                        )
                     except Unavailable as error:
-                        if isinstance(error.__cause__, AuthorizationError):
-                            raise _Refused(f"NATS at {address.url} refused the credentials: {error}") from error
+                        # nats-py tells it in words only, when it happens at the first connect.
+                        if isinstance(error.__cause__, AuthorizationError) or "authorization" in str(error).lower():
+                            raise _Refused(f"NATS at {address.where} refused the credentials") from error
                         raise
                 if address.make_streams:
                     await provision(self._bus)
                 info = await self._bus.api(f"STREAM.INFO.{EVT}")
                 if info.get("error", {}).get("code") == 404:
                     raise _Refused(
-                        f"NATS at {address.url} has no stream {EVT}: start `labledger up` on it, or set MAKE_STREAMS=y"
+                        f"NATS at {address.where} has no stream {EVT}: start `labledger up` on it, or set MAKE_STREAMS=y"
                     )
                 self._store = RecordStore(self._bus, patience_s=address.timeout_s)
             return self._store
@@ -190,7 +197,7 @@ class Link:
 
 
 async def _bounded(engine: _Engine, work: Callable[[RecordStore], Awaitable[T]], repeat: bool) -> T:
-    why = "no answer"
+    why = ""
     try:
         async with asyncio.timeout(engine.address.timeout_s):
             delay = 0.05
@@ -201,10 +208,12 @@ async def _bounded(engine: _Engine, work: Callable[[RecordStore], Awaitable[T]],
                     connected = True
                     return await work(store)
                 except Unavailable as error:
-                    why = str(error)
+                    why = f": {error}"
                     if connected and not repeat:
                         raise
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, 1.0)
     except TimeoutError as error:
-        raise Unavailable(f"NATS did not serve us within {engine.address.timeout_s:g} s: {why}") from error
+        raise Unavailable(
+            f"NATS at {engine.address.where} gave no answer in {engine.address.timeout_s:g} s{why}"
+        ) from error
