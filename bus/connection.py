@@ -280,7 +280,9 @@ async def connect(
                 )
             break
         except (NatsError, OSError, TimeoutError) as error:
-            if asyncio.get_running_loop().time() > deadline or isinstance(error, AuthorizationError):
+            # A refusal at the first connect comes as a plain `Error` with the server's words.
+            refused = isinstance(error, AuthorizationError) or "authorization violation" in str(error).lower()
+            if refused or asyncio.get_running_loop().time() > deadline:
                 raise Unavailable(f"cannot connect to NATS at {url}: {error}") from error
             await asyncio.sleep(0.1)
     # Only from here on: during the first connect nats-py would retry silently for ever.

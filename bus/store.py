@@ -410,7 +410,12 @@ class EventStore:
                 else:
                     done.set_exception(Unavailable(f"cannot read {subject}: {headers}"))
 
+        def cut() -> None:
+            if not done.done():
+                done.set_exception(Unavailable(f"cannot read {subject}: the connection to NATS was lost"))
+
         sub = await bus.subscribe(inbox, on_message)
+        bus.on_cut.add(cut)
         try:
             request = {"seq": seq, "next_by_subj": subject, "batch": most}
             await bus.nc.publish(f"$JS.API.DIRECT.GET.{EVT}", json.dumps(request).encode(), reply=inbox)
@@ -419,6 +424,7 @@ class EventStore:
         except (TimeoutError, connection.NatsError) as error:
             raise Unavailable(f"cannot read {subject}: no answer") from error
         finally:
+            bus.on_cut.discard(cut)
             try:
                 await sub.unsubscribe()
             except connection.NatsError:
