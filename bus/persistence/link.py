@@ -21,7 +21,6 @@ from eventsourcing.persistence import (
     PersistenceError,
     ProgrammingError,
 )
-from nats.errors import AuthorizationError
 
 from bus.connection import Bus, Credentials, connect
 from bus.errors import BusError, Conflict, Rejected, Unavailable
@@ -82,7 +81,7 @@ class _Engine:
                         )
                     except Unavailable as error:
                         # nats-py tells it in words only, when it happens at the first connect.
-                        if isinstance(error.__cause__, AuthorizationError) or "authorization" in str(error).lower():
+                        if "authorization violation" in str(error).lower():
                             raise _Refused(f"NATS at {address.where} refused the credentials") from error
                         raise
                 if address.make_streams:
