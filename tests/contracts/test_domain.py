@@ -21,12 +21,16 @@ from labledger.docs import UNITS
 FOLDER = Path(domain.__file__ or "").parent
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 KINDS = sorted(aggregates())
-#: The kernel and the plan, which have no history of their own.
-NOT_AGGREGATES = {"aggregate", "errors", "events", "plan", "ports"}
 
 
 def module(kind: str) -> types.ModuleType:
     return importlib.import_module(f"domain.{kind}")
+
+
+#: The kernel, the plan and the like: they define no events, so they have no history of their own.
+NOT_AGGREGATES = {
+    name for name in MODULES if not any(event.__module__ == f"domain.{name}" for event in EVENTS.values())
+}
 
 
 def events(kind: str) -> list[type[Event]]:
