@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -341,7 +341,8 @@ class StationRunner:
             self.holding.lose(str(error))
         except Exception:
             log.exception("work of job %s", work.job_id)
-            await msg.nak(delay=5)
+            with suppress(Exception):  # else it comes again by itself
+                await msg.nak(delay=5)
         finally:
             alive.cancel()
 

@@ -453,7 +453,11 @@ async def test_a_station_that_was_frozen_and_replaced_writes_and_moves_nothing(l
     await until(lambda: not frozen.runner._tasks)
     frozen.dead = True
     await frozen.bus.close()
-    assert (await lab.scan(scan_id)).instance == str(fresh.runner.instance)
+
+    async def taken_over() -> bool:
+        return (await lab.scan(scan_id)).instance == str(fresh.runner.instance)
+
+    await until(taken_over)
     await lab.order("scan.abort", scan_id=scan_id)
     await lab.reaches(scan_id, "aborted")
     points = await lab.points(scan_id)
