@@ -25,6 +25,10 @@ from bus.streams import EVT
 log = logging.getLogger("labledger.bus")
 
 PULL = 1000
+#: How much is kept in memory, whatever the size of the events: nothing more is asked for above the first (two pulls of
+#: 8 MB may be on their way), and a batch ends at the second.
+BUFFER_BYTES = 16_000_000
+BATCH_BYTES = 8_000_000
 HEARTBEAT_S = 2.0
 EXPIRES_S = 20.0
 
@@ -65,6 +69,7 @@ class Subscription:
         self.position = after
         self._received = after
         self._buffer: list[Stored] = []
+        self._bytes = 0
         self._wake = asyncio.Event()
         self._consumer = ""
         self._consumer_seq = 0
@@ -152,9 +157,13 @@ class Subscription:
         self._heard = asyncio.get_running_loop().time()
         await self._pull()
 
-    async def _pull(self) -> None:
-        """Keep one to two pulls' worth of messages asked for while there is room in the buffer. Never raises."""
-        while self._sub is not None and self._asked <= PULL and len(self._buffer) < 4 * PULL:
+    async def _pull(self, taken: int = 0, taken_bytes: int = 0) -> None:
+        """Keep one to two pulls' worth of messages asked for while there is room in the buffer, now that so much is about
+        to be taken from it. Never raises."""
+        while self._sub is not None and self._asked <= PULL:
+            full = len(self._buffer) - taken >= 4 * PULL or self._bytes - taken_bytes >= BUFFER_BYTES
+            if full and self._complete() > taken:
+                return  # but the first part of a large atomic batch waits for the rest, however much that is
             self._asked += PULL
             request = {
                 "batch": PULL,
@@ -192,6 +201,7 @@ class Subscription:
         self._received = stored.seq
         self._caught_up = stored.pending == 0
         self._buffer.append(stored)
+        self._bytes += len(stored.data)
         self._asked -= 1
         self._wake.set()
         if self._asked == PULL:
@@ -267,8 +277,10 @@ class Subscription:
                         continue
             if ready and first_at is None:
                 first_at = loop.time()
-            if ready >= most or (ready and loop.time() - (first_at or 0) >= wait_s):
+            if ready >= most or (ready and (self._bytes >= BATCH_BYTES or loop.time() - (first_at or 0) >= wait_s)):
                 return await self._take(min(ready, most))
+            if not ready:
+                await self._pull()
             now = loop.time()
             if now - self._heard > 2.5 * HEARTBEAT_S:
                 log.debug("no sign of life from %s: reading again", self._stream)
@@ -291,17 +303,25 @@ class Subscription:
                 pass
 
     async def _take(self, count: int) -> list[Stored]:
-        # Not in the middle of an atomic batch.
         buffer = self._buffer
+        size = 0
+        for n in range(count):
+            size += len(buffer[n].data)
+            if size >= BATCH_BYTES:
+                count = n + 1
+                break
+        # Not in the middle of an atomic batch.
         while count < len(buffer):
             batch_id = buffer[count - 1].headers.get(BATCH_ID)
             if batch_id is None or buffer[count].headers.get(BATCH_ID) != batch_id:
                 break
+            size += len(buffer[count].data)
             count += 1
         if not self._broken:
-            await self._pull()  # before anything is taken: who is cancelled here has lost nothing
+            await self._pull(count, size)  # before anything is taken: who is cancelled here has lost nothing
         batch = buffer[:count]
         del buffer[:count]
+        self._bytes -= size
         self.position = batch[-1].seq
         return batch
 
