@@ -41,6 +41,10 @@ NOTIFY = "labledger_projections"
 #: How often the checkpoint follows events that are none of a projection's business.
 FOLLOW_S = 0.2
 
+#: How long the switch to a rebuilt generation waits for readers, and after which time it tries again.
+SWITCH_WAITS_MS = 500
+SWITCH_AGAIN_S = 1.0
+
 
 @dataclass(frozen=True)
 class Column:
@@ -576,9 +580,26 @@ async def _rebuild(
     while True:
         end = await last_sequence(bus)
         await _fill(bus, writer, end, progress)
-        if await last_sequence(bus) - writer.sequence < 1000:
-            break
+        if await last_sequence(bus) - writer.sequence >= 1000:
+            continue
+        reached = writer.sequence
+        try:
+            await _switch(bus, connection, projection, writer)
+            return writer.generation, writer.sequence
+        except psycopg.errors.LockNotAvailable:
+            writer.sequence = reached  # what the switch had written is undone with it
+            log.info("projection %s: somebody reads it at length; the switch waits", projection.name)
+            await asyncio.sleep(SWITCH_AGAIN_S)
+
+
+async def _switch(bus: Bus, connection: Connection, projection: Projection, writer: _Writer) -> None:
+    """Show the new generation in place of the live one, in one transaction.
+
+    Raises `LockNotAvailable` when a reader holds the views for long: whoever comes while we wait would wait behind us, and
+    so would the live projection, so we do not insist.
+    """
     async with connection.transaction():
+        await connection.execute("select set_config('lock_timeout', %s, true)", [str(SWITCH_WAITS_MS)])
         # Held until the switch: the live one cannot advance, so we need only come as far as it stands.
         held = await connection.execute(
             f"select generation, sequence from {META}.generations where name = %s and live for update",
@@ -595,7 +616,6 @@ async def _rebuild(
         await create_views(connection, projection, writer.schema)
         if live is not None:
             await _drop(connection, projection.name, live["generation"])
-    return writer.generation, writer.sequence
 
 
 async def _drop(connection: Connection, name: str, generation: int) -> None:
