@@ -157,7 +157,7 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     layers = layers_of(picture.rgb, frame, x, y, texts, picture.noise)
     lap("ink")
     size = float(np.hypot(frame.box.width, frame.box.height))
-    paths = trace(layers, size)
+    paths = trace(layers, size, texts)
     lap("trace")
     curves: list[Curve] = []
     if x and y:

@@ -19,6 +19,7 @@ class Layer:
     """Where a curve of this layer may run unseen: under grid lines, text and other curves."""
     weak: Mask
     """All ink, the grid's too."""
+    text: Mask
     colour: tuple[int, int, int]
     chromatic: bool
     origin: tuple[int, int]
@@ -32,6 +33,8 @@ class Band:
     first: int
     last: int
     cover: float
+    core: tuple[int, int] | None = None
+    """The rows that are inked nearly all the way: of a line with a curve on it, the line's own rows."""
 
     @property
     def at(self) -> float:
@@ -81,6 +84,32 @@ def palette(rgb: Rgb, strong: Mask, least: int) -> list[Floats]:
             break
         points = points[~near]
     return found
+
+
+Painted = tuple[Mask, tuple[int, int, int], bool]
+
+
+def without_rims(masks: Sequence[Painted]) -> list[Painted]:
+    """JPEG and smoothing give strokes rims of other shades: a colour that nearly always lies beside a larger one joins it."""
+    order = sorted((m for m in masks if m[2]), key=lambda m: -int(m[0].sum()))
+    kept: list[list[object]] = []
+    for mask, colour, _ in order:
+        total = int(mask.sum())
+        if total == 0:
+            continue
+        home = -1
+        for k, (other, _colour) in enumerate(kept):
+            assert isinstance(other, np.ndarray)
+            near = np.asarray(cv2.dilate(other.astype(np.uint8), np.ones((11, 11), np.uint8)), np.bool_)
+            if float((mask & near).sum()) > 0.8 * total:
+                home = k
+                break
+        if home < 0:
+            kept.append([mask, colour])
+        else:
+            kept[home][0] = np.asarray(kept[home][0], np.bool_) | mask
+    out: list[Painted] = [(np.asarray(m, np.bool_), c, True) for m, c in kept]  # type: ignore[misc]
+    return out + [m for m in masks if not m[2]]
 
 
 def hue_gap(one: Floats, other: Floats) -> float:
@@ -142,23 +171,44 @@ def comb(axis: Axis | None, bands: Sequence[Band], offset: float, length: int) -
     return best
 
 
-def grid_bands(weak: Mask, free: Mask, expected: Floats) -> list[Band]:
-    """Horizontal grid lines of a plot (give the transposed mask for vertical ones). `free`: pixels without text."""
-    h, w = weak.shape
-    seen = np.maximum(free.sum(axis=1), 0.2 * w)
-    profile = (weak & free).sum(axis=1) / seen
-    found = bands_of(profile, 0.3)
+def peaks_of(strength: Floats, inked: Mask, free: Mask) -> list[Band]:
+    """Rows that stand out as straight strokes; half their height gives their thickness."""
+    from scipy.signal import find_peaks, peak_widths
+
+    w = strength.shape[1]
+    seen = np.maximum(free.sum(axis=1), 0.15 * w)
+    profile = np.r_[0.0, (strength * free).sum(axis=1) / seen, 0.0]
+    cover = (inked & free).sum(axis=1) / seen
+    peaks, _ = find_peaks(profile, prominence=max(0.05, 0.2 * float(profile.max())))
+    if len(peaks) == 0:
+        return []
+    _, _, left, right = peak_widths(profile, peaks, rel_height=0.6)
+    out: list[Band] = []
+    for peak, lo, hi in zip(peaks, left, right, strict=True):
+        first, last = int(round(float(lo) - 1 + 0.3)), int(round(float(hi) - 1 - 0.3))
+        first, last = max(0, min(first, int(peak) - 1)), min(len(cover) - 1, max(last, int(peak) - 1))
+        whole = np.nonzero(cover[first : last + 1] > 0.78)[0]
+        core = (first + int(whole[0]), first + int(whole[-1])) if len(whole) else None
+        out.append(Band(first, last, float(cover[max(0, int(peak) - 2) : int(peak) + 1].max()), core))
+    return out
+
+
+def grid_bands(found: Sequence[Band], expected: Floats, length: int) -> list[Band]:
+    """Which straight strokes are grid lines: those at expected places, and those that run over the whole plot with others."""
     if not found:
         return []
-    thin = float(np.median([b.thick for b in found if b.cover > 0.55] or [b.thick for b in found]))
-    tolerance = max(2.5, 0.004 * h)
+    full = [b.thick for b in found if b.cover > 0.7]
+    thin = float(np.median(full or [b.thick for b in found]))
+    many = sum(1 for b in found if b.cover > 0.8) >= 4
+    tolerance = max(2.5, 0.005 * length)
     out: list[Band] = []
     for band in found:
-        at_comb = len(expected) > 0 and float(np.abs(expected - band.at).min()) <= tolerance + 0.5 * band.thick
-        many = sum(1 for b in found if b.cover > 0.8) >= 4
-        if at_comb and (band.cover > 0.4 or many):
-            out.append(band if band.thick <= 1.6 * thin + 1 else centred(band, expected, thin))
-        elif band.cover > 0.88 and many and band.thick <= 1.5 * thin + 1:
+        at_comb = len(expected) > 0 and float(np.abs(expected - band.at).min()) <= tolerance + 0.3 * band.thick
+        if band.core and many and at_comb and band.thick > 1.7 * thin + 1 and band.core[1] - band.core[0] + 1 <= 3 * thin + 2:
+            out.append(Band(band.core[0], band.core[1], band.cover))
+        elif at_comb and band.cover > (0.3 if many else 0.45):
+            out.append(band if band.thick <= 1.7 * thin + 1 else centred(band, expected, thin))
+        elif band.cover > 0.85 and many and band.thick <= 1.6 * thin + 1:
             out.append(band)
     return out
 
@@ -280,16 +330,18 @@ def layers_of(rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Seq
     grey = ~coloured
     level = max(0.42 * top, weak_level) if not colours else max(0.42 * float(np.percentile(strength[grey & (strength > 25)], 95)) if (grey & (strength > 25)).sum() > 50 else 110.0, weak_level)
     masks.append((grey & (strength > level), (0, 0, 0), False))
+    masks = without_rims(masks)
     allink = strength > weak_level
     for mask, colour, chromatic in masks:
-        weak = (mask if chromatic else (grey & (strength > weak_level))) | (mask if chromatic else np.zeros_like(mask))
+        seen = mask if chromatic else grey & (strength > weak_level)
+        level_part = np.clip(strength / top, 0, 1) * seen
         free = ~text
-        expected_y = comb(y, bands_of((weak & free).sum(axis=1) / np.maximum(free.sum(axis=1), 1), 0.5), y0, h)
-        expected_x = comb(x, bands_of((weak & free).sum(axis=0) / np.maximum(free.sum(axis=0), 1), 0.5), x0, w)
-        rows = grid_bands(weak, free, expected_y)
-        columns = grid_bands(np.ascontiguousarray(weak.T), np.ascontiguousarray(free.T), expected_x)
-        solid = [b for b in (strip_at_level(mask, band) for band in rows) if b is not None]
-        solid_c = [b for b in (strip_at_level(mask.T, band) for band in columns) if b is not None]
+        found_rows = peaks_of(level_part, seen, free)
+        found_columns = peaks_of(level_part.T, seen.T, free.T)
+        rows = grid_bands(found_rows, comb(y, [q for q in found_rows if q.cover > 0.5], y0, h), h)
+        columns = grid_bands(found_columns, comb(x, [q for q in found_columns if q.cover > 0.5], x0, w), w)
+        solid = [q for q in rows if mask[q.first : q.last + 1].mean() > 0.1]
+        solid_c = [q for q in columns if mask[:, q.first : q.last + 1].mean() > 0.1]
         bare, grid = without_grid(mask, solid, solid_c)
         bare &= ~edge
         if not chromatic:
@@ -300,16 +352,6 @@ def layers_of(rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Seq
                 others |= other
         hidden = grid & mask | text | np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
         thick = stroke_width(bare)
-        bare = without_specks(bare, max(3, round(1.2 * thick)))
-        layers.append(Layer(bare, hidden, allink, colour, chromatic, origin, thick))
+        bare = without_specks(bare, max(2, round(0.6 * thick)))
+        layers.append(Layer(bare, hidden, allink, text, colour, chromatic, origin, thick))
     return layers
-
-
-def strip_at_level(mask: Mask, band: Band) -> Band | None:
-    """A band as it shows in the mask that is traced; None where the line is too pale to show."""
-    lo, hi = max(0, band.first - 1), min(mask.shape[0], band.last + 2)
-    cover = mask[lo:hi].mean(axis=1)
-    good = np.nonzero(cover > 0.18)[0]
-    if len(good) == 0:
-        return None
-    return Band(lo + int(good[0]), lo + int(good[-1]), float(cover.max()))

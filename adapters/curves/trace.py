@@ -4,6 +4,7 @@ Strokes may be shared: where curves merge, each of them walks the common part. W
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 
 from adapters.curves.ink import Layer
-from adapters.curves.shapes import Floats, Ints, Mask, Path
+from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
 
 
 @dataclass
@@ -220,9 +221,24 @@ def bridge(graph: Graph, hidden: Mask, thick: float, size: float) -> None:
             cost = gap + 2.0 * open_part + (gap + 8) * 2.2 * (turn_i**2 + turn_j**2) + 6 * gap * abs(turn_i - turn_j)
             options.append((cost, i, j))
     taken: set[int] = set()
+    # The two ends of a dot must be left in opposite directions.
+    partner = {n: i for i, n in enumerate(ends)}
+    left: dict[int, Floats] = {}
+
+    def opposite(i: int) -> int | None:
+        edge = graph.edges[graph.at[ends[i]][0]]
+        return partner.get(edge.other(ends[i])) if edge.length < 1.2 * thick + 2 else None
+
     for _, i, j in sorted(options):
         if i in taken or j in taken:
             continue
+        u = (place[j] - place[i]) / max(float(np.hypot(*(place[j] - place[i]))), 1e-9)
+        oi, oj = opposite(i), opposite(j)
+        if oi is not None and oi in left and float(u @ left[oi]) > -0.6:
+            continue
+        if oj is not None and oj in left and float(-u @ left[oj]) > -0.6:
+            continue
+        left[i], left[j] = u, -u
         taken |= {i, j}
         points = hermite(place[i], place[j], way[i], way[j])
         graph.add(Edge(points, ends[i], ends[j], gap=True))
@@ -239,9 +255,12 @@ def hermite(p: Floats, q: Floats, leave: Floats, back: Floats) -> Floats:
     return (2 * t**3 - 3 * t**2 + 1) * p + (t**3 - 2 * t**2 + t) * m0 + (-2 * t**3 + 3 * t**2) * q + (t**3 - t**2) * m1
 
 
-def smoothness(history: Floats, ahead: Floats, blur: float) -> float:
-    """How badly one smooth curve fits what was walked and what lies ahead: residual in pixels, and the turn."""
-    a, b = thin(history, 3.0), thin(ahead, 3.0)
+def smoothness(history: Floats, ahead: Floats, blur: float, common: float = 0.0) -> float:
+    """How badly one smooth curve fits what was walked and what lies ahead: the residual in pixels.
+
+    The last `common` pixels of the history are shared with another curve and say little about ours.
+    """
+    a, b = history[:: max(1, len(history) // 16)], ahead[:: max(1, len(ahead) // 16)]
     points = np.concatenate([a, b])
     s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
     if s[-1] < 4 or len(points) < 5:
@@ -249,10 +268,11 @@ def smoothness(history: Floats, ahead: Floats, blur: float) -> float:
     t = 2 * s / s[-1] - 1
     # The pixels of the crossing itself are drawn aside by the other stroke.
     middle = s[len(a) - 1]
-    weight = np.where(np.abs(s - middle) < blur, 0.15, 1.0)
+    weight = np.where((s > middle - common - blur) & (s < middle + blur), 0.15, 1.0)
     basis = np.vander(t, 4)
     w = weight[:, None]
-    solution, *_ = np.linalg.lstsq(basis * w, points * w, rcond=None)
+    weighted = basis * w
+    solution = np.linalg.solve(weighted.T @ weighted + 1e-9 * np.eye(4), weighted.T @ (points * w))
     rest = (points - basis @ solution) * w
     return float(np.sqrt((rest**2).sum(axis=1).mean()))
 
@@ -266,7 +286,7 @@ def thin(points: Floats, step: float) -> Floats:
     return np.c_[np.interp(at, s, points[:, 0]), np.interp(at, s, points[:, 1])]
 
 
-def ahead_of(graph: Graph, k: int, node: int, length: float, banned: set[int], most: int = 24) -> list[Floats]:
+def ahead_of(graph: Graph, k: int, node: int, length: float, banned: set[int], most: int = 8) -> list[Floats]:
     """Ways of about `length` pixels that begin with edge k at `node`."""
     out: list[Floats] = []
     stack: list[tuple[int, int, list[Floats], float, frozenset[int]]] = [(k, node, [], 0.0, frozenset())]
@@ -294,7 +314,13 @@ class Walk:
     doubt: float
 
 
-def walk(graph: Graph, seed: int, start: int, look: float, blur: float, width: float) -> tuple[list[int], list[Floats], float]:
+def last_part(points: Floats, length: float) -> Floats:
+    steps = np.hypot(*np.diff(points, axis=0).T) if len(points) > 1 else np.zeros(0)
+    back = np.r_[0, np.cumsum(steps[::-1])]
+    return points[len(points) - int(np.searchsorted(back, length, side="right")) :]
+
+
+def walk(graph: Graph, seed: int, start: int, look: float, blur: float, width: float, longest: float) -> tuple[list[int], list[Floats], float]:
     """Go on from the seed edge away from node `start`; edges and their points in order, without the seed's."""
     edge = graph.edges[seed]
     at = edge.other(start)
@@ -303,21 +329,24 @@ def walk(graph: Graph, seed: int, start: int, look: float, blur: float, width: f
     parts: list[Floats] = []
     visited = {seed}
     doubt = 0.0
+    common = 0.0
     for _ in range(400):
         ways = [k for k in graph.at[at] if k not in visited]
         if not ways:
             break
-        recent = history[-int(look) :]
-        s = np.r_[0, np.cumsum(np.hypot(*np.diff(recent, axis=0).T)[::-1])] if len(recent) > 1 else np.zeros(1)
-        recent = recent[len(recent) - int(np.searchsorted(s, look)) :] if len(recent) > 1 else recent
+        reach = look + 0.7 * common
+        recent = last_part(history, reach + common)
         scored: list[tuple[float, float, int]] = []
-        for k in ways:
+        if len(ways) == 1:
+            sharp = turn_between(recent, graph.edges[ways[0]].leaving(at)[: int(look)], blur)
+            scored.append((0.0, sharp, ways[0]))
+        for k in ways if len(ways) > 1 else ():
             best = math.inf
             sharp = math.pi
-            for way in ahead_of(graph, k, at, look, visited):
-                cost = smoothness(recent, way, blur)
+            for way in ahead_of(graph, k, at, reach, visited):
+                cost = smoothness(recent, way, blur, common)
                 # A way that soon ends says little; it must not win over one that goes on.
-                short = 1 - min(1.0, arc(way) / look)
+                short = 1 - min(1.0, arc(way) / reach)
                 cost += 0.06 * look * short
                 turn = turn_between(recent, way, blur)
                 cost += 3.0 * max(0.0, turn - 0.5) * width
@@ -337,14 +366,18 @@ def walk(graph: Graph, seed: int, start: int, look: float, blur: float, width: f
         edges.append(k)
         points = graph.edges[k].leaving(at)
         parts.append(points)
-        history = np.concatenate([history[-300:], points])
+        history = np.concatenate([history[-900:], points])
+        # A stroke between two crossings may be two curves in one; who goes where shows only before and after it.
+        common = common + graph.edges[k].length if len(ways) > 1 or common else 0.0
+        if common > longest or len(ways) == 1 and len(graph.at[at]) < 2:
+            common = 0.0
         at = graph.edges[k].other(at)
     return edges, parts, doubt
 
 
 def turn_between(history: Floats, ahead: Floats, blur: float) -> float:
     """Angle between where we came from and where the way leads, measured beyond the crossing's blur."""
-    a, b = thin(history, 2.0), thin(ahead, 2.0)
+    a, b = history[::2], ahead[::2]
     skip = int(blur / 2)
     a = a[: len(a) - skip] if len(a) > skip + 4 else a
     b = b[skip:] if len(b) > skip + 4 else b
@@ -368,6 +401,50 @@ def smooth(points: Floats, sigma: float) -> Floats:
     return out
 
 
+def ruled(points: Floats, thick: float, size: float, chromatic: bool) -> bool:
+    """True for what a ruler drew: the border of a box, a rest of the grid. Level coloured strokes may be curves."""
+    x, y = points[:, 0], points[:, 1]
+    flat = max(1.5, 0.35 * thick)
+    if np.ptp(x) <= 2 * flat:
+        return True
+    if np.ptp(y) <= 2 * flat:
+        return not chromatic
+    n = len(points)
+    k = max(6, int(0.04 * size))
+    if n < 2 * k:
+        return False
+    level = np.abs(y[k:] - y[:-k]) <= 0.75
+    plumb = np.abs(x[k:] - x[:-k]) <= 0.75
+    # The corners themselves are neither; each costs about one window.
+    return bool(plumb.mean() > 0.05 and (level | plumb).sum() + 1.2 * k * 2 > len(level))
+
+
+def straight(points: Floats) -> float:
+    """Largest distance from the chord, in pixels."""
+    d = points[-1] - points[0]
+    n = float(np.hypot(*d))
+    if n < 1:
+        return 0.0
+    r = points - points[0]
+    return float(np.abs(r[:, 0] * d[1] - r[:, 1] * d[0]).max() / n)
+
+
+def leader(graph: Graph, seed: int, layer: Layer, text: Mask | None, size: float) -> bool:
+    """A straight stroke from text to a curve (often with an arrow head) is a pointer, no curve."""
+    edge = graph.edges[seed]
+    if text is None or layer.chromatic or edge.length > 0.28 * size:
+        return False
+    trimmed = edge.points[int(0.1 * len(edge.points)) : max(2, int(0.9 * len(edge.points)))]
+    if straight(trimmed) > max(1.3, 0.3 * layer.thick):
+        return False
+    return any(len([k for k in graph.at[n] if not graph.edges[k].gap]) == 1 and near_text(p, text, 0.035 * size) for n, p in ((edge.a, edge.points[0]), (edge.b, edge.points[-1])))
+
+
+def near_text(point: Floats, text: Mask, reach: float) -> bool:
+    x, y, r = round(float(point[0])), round(float(point[1])), round(reach)
+    return bool(text[max(0, y - r) : y + r + 1, max(0, x - r) : x + r + 1].any())
+
+
 def trace_layer(layer: Layer, size: float) -> list[Path]:
     """Curves of one layer, in picture pixels. `size` is the plot's diagonal."""
     if layer.mask.sum() < 0.04 * size:
@@ -377,12 +454,19 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
     look, blur = max(42.0, 6 * layer.thick), 1.5 * layer.thick + 2
     paths: list[Path] = []
     order = sorted((k for k, e in enumerate(graph.edges) if not e.gap and alive(graph, k)), key=lambda k: -graph.edges[k].length)
+    begun = time.perf_counter()
     for seed in order:
+        # Ink that is no plot at all has thousands of strokes; the longest ones came first.
+        if time.perf_counter() - begun > 2.0:
+            break
         edge = graph.edges[seed]
-        if edge.used or edge.length < max(2.5 * layer.thick, 6):
+        if edge.used or edge.length < max(2.5 * layer.thick, 0.012 * size):
             continue
-        forward, ahead, doubt_a = walk(graph, seed, edge.a, look, blur, layer.thick)
-        backward, behind, doubt_b = walk(graph, seed, edge.b, look, blur, layer.thick)
+        if leader(graph, seed, layer, layer.text, size):
+            edge.used += 1
+            continue
+        forward, ahead, doubt_a = walk(graph, seed, edge.a, look, blur, layer.thick, 0.22 * size)
+        backward, behind, doubt_b = walk(graph, seed, edge.b, look, blur, layer.thick, 0.22 * size)
         backward = [k for k in backward if k not in forward] if set(backward) & set(forward) else backward
         ks = [*backward, seed, *forward]
         points = np.concatenate([*[p[::-1] for p in behind[::-1]], edge.points, *ahead])
@@ -395,12 +479,76 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
         if span < 0.1 * size or fresh < 0.05 * size:
             continue
         points = smooth(points, max(1.5, 0.6 * layer.thick))
+        if ruled(points, layer.thick, size, layer.chromatic):
+            continue
         paths.append(Path(points + np.array(layer.origin, np.float64), layer.colour, layer.thick, gaps / max(total, 1), 1 - fresh / max(total - gaps, 1), max(doubt_a, doubt_b), details={"fresh": fresh, "chromatic": layer.chromatic}))
     return paths
 
 
-def trace(layers: Sequence[Layer], size: float) -> list[Path]:
+def trace(layers: Sequence[Layer], size: float, texts: Sequence[Box] = ()) -> list[Path]:
     out: list[Path] = []
     for layer in layers:
         out += trace_layer(layer, size)
-    return out
+    return distinct(out, size, texts)
+
+
+def beside(path: Path, other: Path, reach: float) -> float:
+    """The part of a path that runs within `reach` pixels of another one."""
+    from scipy.spatial import cKDTree
+
+    distance, _ = cKDTree(other.points).query(path.points[::3], distance_upper_bound=reach)
+    return float(np.isfinite(distance).mean())
+
+
+def distinct(paths: Sequence[Path], size: float, texts: Sequence[Box] = ()) -> list[Path]:
+    """Without those that only repeat others, and without pointers from text to a curve."""
+    from scipy.spatial import cKDTree
+
+    order = sorted(paths, key=lambda p: -float(p.details.get("fresh", 0.0)))
+    kept: list[Path] = []
+    for path in order:
+        if not kept:
+            if not pointer(path.points, path, size, texts):
+                kept.append(path)
+            continue
+        if any(p.colour != path.colour and beside(path, p, max(0.008 * size, 1.2 * p.width)) > 0.85 for p in kept):
+            continue
+        same = [p for p in kept if p.colour == path.colour]
+        fresh = path.points
+        if same:
+            reach = max(0.0045 * size, 0.6 * path.width)
+            distance, _ = cKDTree(np.concatenate([p.points for p in same])).query(path.points, distance_upper_bound=reach)
+            fresh = longest_run(path.points, np.isinf(distance))
+            # A curve that leaves a bundle only for a short way is believed only when that way is long enough.
+            if arc(fresh) < 0.045 * size:
+                continue
+        if pointer(fresh, path, size, texts):
+            continue
+        kept.append(path)
+    return kept
+
+
+def longest_run(points: Floats, keep: Mask) -> Floats:
+    where = np.nonzero(keep)[0]
+    if len(where) == 0:
+        return points[:0]
+    runs = np.split(where, np.nonzero(np.diff(where) > 3)[0] + 1)
+    best = max(runs, key=len)
+    return points[best[0] : best[-1] + 1]
+
+
+def pointer(fresh: Floats, path: Path, size: float, texts: Sequence[Box]) -> bool:
+    """A short straight stroke with text at one end."""
+    length = arc(fresh)
+    if length > 0.28 * size or len(fresh) < 4 or bool(path.details.get("chromatic")):
+        return False
+    body = fresh[int(0.12 * len(fresh)) : max(3, int(0.88 * len(fresh)))]
+    if straight(body) > max(2.0, 0.03 * length):
+        return False
+    return any(distance_to(box, end) < 0.035 * size for box in texts for end in (fresh[0], fresh[-1]))
+
+
+def distance_to(box: Box, point: Floats) -> float:
+    dx = max(box.x0 - point[0], 0.0, point[0] - box.x1)
+    dy = max(box.y0 - point[1], 0.0, point[1] - box.y1)
+    return float(np.hypot(dx, dy))
