@@ -7,9 +7,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from adapters.curves.calibrate import Calibration, calibrate, text_level
+from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, text_level
+from adapters.curves.check import chance, features
 from adapters.curves.frame import find_frames, settled, strokes
 from adapters.curves.ink import layers_of
+from adapters.curves.names import named
 from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.trace import trace
@@ -79,6 +81,7 @@ class Extraction:
     paths: tuple[Path, ...] = ()
     words: tuple[Word, ...] = ()
     notes: tuple[str, ...] = ()
+    features: dict[str, float] = field(default_factory=dict[str, float], repr=False)
     layers: tuple[Any, ...] = field(default=(), repr=False)
 
     def prediction(self) -> dict[str, Any]:
@@ -138,8 +141,6 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     found = calibrate(picture, text.read) if options.calibration is None else None
     if options.calibration is not None:
         calibration = given_calibration(picture, options.calibration)
-        from adapters.curves.calibrate import calibrate_frame
-
         seen = calibrate_frame(picture, calibration.frame, text_level(picture.ink, picture.noise), text.read)
         assert calibration.x and calibration.y
         calibration = Calibration(calibration.frame, with_ticks(calibration.x, seen.x), with_ticks(calibration.y, seen.y), seen.x_labels, seen.y_labels)
@@ -159,11 +160,16 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     size = float(np.hypot(frame.box.width, frame.box.height))
     paths = trace(layers, size, texts)
     lap("trace")
+    paths = named(picture.rgb, paths, words, frame)
+    lap("names")
+    seen_features = features(x, y, paths, layers)
+    confidence = chance(seen_features)
+    lap("check")
     curves: list[Curve] = []
     if x and y:
         for p in paths:
             curves.append(Curve(p.name, x.values(p.points[:, 0]), y.values(p.points[:, 1]), picture.to_source(p.points), 1.0, p.colour))
-    return Extraction(x, y, tuple(curves), 0.5, times, picture, frame, tuple(paths), tuple(words), layers=tuple(layers))
+    return Extraction(x, y, tuple(curves), confidence, times, picture, frame, tuple(paths), tuple(words), features=seen_features, layers=tuple(layers))
 
 
 __all__ = ["Curve", "Extraction", "Given", "GivenAxis", "Options", "Tick", "extract", "find_frames"]

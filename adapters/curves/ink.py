@@ -205,7 +205,7 @@ def grid_bands(found: Sequence[Band], expected: Floats, length: int) -> list[Ban
     for band in found:
         at_comb = len(expected) > 0 and float(np.abs(expected - band.at).min()) <= tolerance + 0.3 * band.thick
         if band.core and many and at_comb and band.thick > 1.7 * thin + 1 and band.core[1] - band.core[0] + 1 <= 3 * thin + 2:
-            out.append(Band(band.core[0], band.core[1], band.cover))
+            out.append(Band(band.core[0], band.core[1], band.cover, band.core))
         elif at_comb and band.cover > (0.3 if many else 0.45):
             out.append(band if band.thick <= 1.7 * thin + 1 else centred(band, expected, thin))
         elif band.cover > 0.85 and many and band.thick <= 1.6 * thin + 1:
@@ -217,7 +217,7 @@ def centred(band: Band, expected: Floats, thin: float) -> Band:
     """A curve that lies on a grid line makes it thick; only the line's own rows are taken."""
     at = float(expected[int(np.abs(expected - band.at).argmin())])
     first = max(band.first, round(at - (thin - 1) / 2))
-    return Band(first, min(band.last, first + max(0, round(thin) - 1)), band.cover)
+    return Band(first, min(band.last, first + max(0, round(thin) - 1)), band.cover, None)
 
 
 def without_grid(mask: Mask, rows: Sequence[Band], columns: Sequence[Band]) -> tuple[Mask, Mask]:
@@ -242,7 +242,43 @@ def without_grid(mask: Mask, rows: Sequence[Band], columns: Sequence[Band]) -> t
         if angle in (63.0, 117.0, 45.0, 135.0, 27.0, 153.0):
             part = grid
         filled |= np.asarray(closed, np.uint8) & part & mask
+    filled |= riding(mask & ~grid_v, rows).astype(np.uint8)
+    filled |= riding(np.ascontiguousarray((mask & ~grid_h).T), columns).T.astype(np.uint8)
     return filled.astype(np.bool_), grid
+
+
+def riding(mask: Mask, bands: Sequence[Band]) -> Mask:
+    """Where horizontal grid lines are thicker than themselves a curve runs along them."""
+    out = np.zeros_like(mask)
+    if not bands:
+        return out
+    widths: list[float] = []
+    for band in bands:
+        part = mask[max(0, band.first - 12) : band.last + 13]
+        centre = round(band.at) - max(0, band.first - 12)
+        runs = run_through(part, centre)
+        widths.append(float(np.median(runs[runs > 0])) if (runs > 0).any() else float(band.thick))
+    usual = float(np.median(widths))
+    for band, width in zip(bands, widths, strict=True):
+        own = min(width, 1.3 * usual + 1)
+        if band.core is not None:
+            own = max(own, band.core[1] - band.core[0] + 1)
+        top = max(0, band.first - 12)
+        part = mask[top : band.last + 13]
+        runs = run_through(part, round(band.at) - top)
+        thick = runs >= max(own + 2.5, 1.6 * own)
+        # A curve that only crosses is thick for a few pixels; the fill by closing has that already.
+        thick = np.asarray(cv2.morphologyEx(thick.astype(np.uint8)[None], cv2.MORPH_OPEN, np.ones((1, max(5, round(4 * own))), np.uint8)), np.bool_)[0]
+        out[max(0, band.first - 1) : band.last + 2, thick] |= mask[max(0, band.first - 1) : band.last + 2, thick]
+    return out
+
+
+def run_through(part: Mask, row: int) -> Floats:
+    """Length of the vertical run of ink through one row, for each column."""
+    row = min(max(row, 0), part.shape[0] - 1)
+    up = np.cumprod(part[row::-1], axis=0).sum(axis=0)
+    down = np.cumprod(part[row:], axis=0).sum(axis=0)
+    return np.asarray(np.maximum(up + down - 1, 0), np.float64)
 
 
 def line_kernel(length: int, angle_deg: float) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
@@ -340,8 +376,8 @@ def layers_of(rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Seq
         found_columns = peaks_of(level_part.T, seen.T, free.T)
         rows = grid_bands(found_rows, comb(y, [q for q in found_rows if q.cover > 0.5], y0, h), h)
         columns = grid_bands(found_columns, comb(x, [q for q in found_columns if q.cover > 0.5], x0, w), w)
-        solid = [q for q in rows if mask[q.first : q.last + 1].mean() > 0.1]
-        solid_c = [q for q in columns if mask[:, q.first : q.last + 1].mean() > 0.1]
+        solid = [q for q in rows if mask[q.first : q.last + 1].any() and mask[q.first : q.last + 1].mean() > 0.1]
+        solid_c = [q for q in columns if mask[:, q.first : q.last + 1].any() and mask[:, q.first : q.last + 1].mean() > 0.1]
         bare, grid = without_grid(mask, solid, solid_c)
         bare &= ~edge
         if not chromatic:

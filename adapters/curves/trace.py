@@ -358,7 +358,7 @@ def walk(graph: Graph, seed: int, start: int, look: float, blur: float, width: f
         cost, sharp, k = scored[0]
         if len(ways) > 1 and len(scored) > 1:
             doubt = max(doubt, 1.0 / (1.0 + max(0.0, scored[1][0] - cost)))
-        if sharp > 1.35 and len(graph.at[at]) > 2:
+        if sharp > 0.85 and len(graph.at[at]) > 2:
             break
         if sharp > 2.2:
             break
@@ -401,14 +401,16 @@ def smooth(points: Floats, sigma: float) -> Floats:
     return out
 
 
-def ruled(points: Floats, thick: float, size: float, chromatic: bool) -> bool:
+def ruled(points: Floats, thick: float, size: float, chromatic: bool, wide: float) -> bool:
     """True for what a ruler drew: the border of a box, a rest of the grid. Level coloured strokes may be curves."""
+    if len(points) < 4:
+        return False
     x, y = points[:, 0], points[:, 1]
-    flat = max(1.5, 0.35 * thick)
+    flat = max(2.0, 0.4 * thick)
     if np.ptp(x) <= 2 * flat:
         return True
     if np.ptp(y) <= 2 * flat:
-        return not chromatic
+        return not chromatic and float(np.ptp(x)) < 0.9 * wide
     n = len(points)
     k = max(6, int(0.04 * size))
     if n < 2 * k:
@@ -417,6 +419,27 @@ def ruled(points: Floats, thick: float, size: float, chromatic: bool) -> bool:
     plumb = np.abs(x[k:] - x[:-k]) <= 0.75
     # The corners themselves are neither; each costs about one window.
     return bool(plumb.mean() > 0.05 and (level | plumb).sum() + 1.2 * k * 2 > len(level))
+
+
+def along_frame(points: Floats, layer: Layer) -> Floats:
+    """A curve that runs flat into the upper or lower side goes on along it: its rest lies under the frame."""
+    h, w = layer.mask.shape
+    rim = max(4.0, 0.012 * max(h, w)) + layer.thick
+    for side in (0, 1):
+        if side:
+            points = points[::-1]
+        end, body = points[0], points[:: max(1, len(points) // 60)][:8]
+        if len(body) < 4:
+            continue
+        edge = h - 1.0 if end[1] > h - 1 - rim else 0.0 if end[1] < rim else None
+        d = points[0] - points[min(len(points) - 1, max(12, int(0.03 * w)))]
+        if edge is not None and abs(d[0]) > 3 and abs(d[1]) < 0.2 * abs(d[0]):
+            target = 0.0 if d[0] < 0 else w - 1.0
+            if abs(target - end[0]) > 2 and edge > 0:
+                points = np.concatenate([[[target, edge]], [[end[0] + 0.3 * (target - end[0]), edge]], points])
+        if side:
+            points = points[::-1]
+    return points
 
 
 def straight(points: Floats) -> float:
@@ -460,7 +483,8 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
         if time.perf_counter() - begun > 2.0:
             break
         edge = graph.edges[seed]
-        if edge.used or edge.length < max(2.5 * layer.thick, 0.012 * size):
+        linked = any(graph.edges[k].gap for n in (edge.a, edge.b) for k in graph.at[n])
+        if edge.used or (edge.length < max(2.5 * layer.thick, 0.012 * size) and not linked):
             continue
         if leader(graph, seed, layer, layer.text, size):
             edge.used += 1
@@ -470,7 +494,7 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
         backward = [k for k in backward if k not in forward] if set(backward) & set(forward) else backward
         ks = [*backward, seed, *forward]
         points = np.concatenate([*[p[::-1] for p in behind[::-1]], edge.points, *ahead])
-        fresh = sum(graph.edges[k].length for k in ks if not graph.edges[k].used and not graph.edges[k].gap)
+        fresh = sum(graph.edges[k].length for k in ks if not graph.edges[k].used)
         total = sum(graph.edges[k].length for k in ks)
         gaps = sum(graph.edges[k].length for k in ks if graph.edges[k].gap)
         for k in ks:
@@ -479,9 +503,10 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
         if span < 0.1 * size or fresh < 0.05 * size:
             continue
         points = smooth(points, max(1.5, 0.6 * layer.thick))
-        if ruled(points, layer.thick, size, layer.chromatic):
+        if ruled(points, layer.thick, size, layer.chromatic, layer.mask.shape[1]):
             continue
-        paths.append(Path(points + np.array(layer.origin, np.float64), layer.colour, layer.thick, gaps / max(total, 1), 1 - fresh / max(total - gaps, 1), max(doubt_a, doubt_b), details={"fresh": fresh, "chromatic": layer.chromatic}))
+        points = along_frame(points, layer)
+        paths.append(Path(points + np.array(layer.origin, np.float64), layer.colour, layer.thick, gaps / max(total, 1), 1 - fresh / max(total, 1), max(doubt_a, doubt_b), details={"fresh": fresh, "chromatic": layer.chromatic}))
     return paths
 
 
@@ -522,7 +547,7 @@ def distinct(paths: Sequence[Path], size: float, texts: Sequence[Box] = ()) -> l
             # A curve that leaves a bundle only for a short way is believed only when that way is long enough.
             if arc(fresh) < 0.045 * size:
                 continue
-        if pointer(fresh, path, size, texts):
+        if pointer(fresh, path, size, texts) or (fresh is not path.points and ruled(fresh, path.width, size, False, 2 * size)):
             continue
         kept.append(path)
     return kept

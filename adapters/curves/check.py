@@ -1,0 +1,87 @@
+"""How sure we are: what the steps found out about themselves, turned into a chance of being right.
+
+The weights were fitted to synthetic plots of other seeds than those of the public corpus (bench/curves/calibrate.py) and are
+kept here as plain numbers, so that a result can be explained.
+"""
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from adapters.curves.ink import Layer
+from adapters.curves.shapes import Axis, Mask, Path
+
+FEATURES = ("axes", "unexplained", "gaps", "doubt", "crowd", "ends", "black", "unsupported", "shared", "grid")
+WEIGHTS: dict[str, float] = {"bias": 3.2, "axes": 3.0, "unexplained": -9.0, "gaps": -4.0, "doubt": -0.8, "crowd": -0.35, "ends": -2.2, "black": -0.3, "unsupported": -5.0, "shared": -2.0, "grid": 0.0}
+
+
+def drawn(paths: Sequence[Path], layer: Layer, grow: float) -> Mask:
+    """Where the paths of a layer put ink."""
+    out = np.zeros(layer.mask.shape, np.uint8)
+    for p in paths:
+        pixels = np.round(p.points - np.array(layer.origin)).astype(np.int32).reshape(-1, 1, 2)
+        cv2.polylines(out, [pixels], False, 1, max(1, round(p.width + grow)))
+    return out.astype(np.bool_)
+
+
+def unexplained(paths: Sequence[Path], layers: Sequence[Layer]) -> float:
+    """The part of the curve ink that no path explains."""
+    total, rest = 0.0, 0.0
+    for layer in layers:
+        ink = layer.mask & ~layer.text
+        covered = drawn(paths, layer, 3 + layer.thick)
+        total += float(ink.sum()) / layer.thick
+        rest += float((ink & ~covered).sum()) / layer.thick
+    return rest / total if total > 0 else 1.0
+
+
+def unsupported(path: Path, layers: Sequence[Layer]) -> float:
+    """The part of a path that has no ink under it."""
+    layer = next((q for q in layers if q.colour == path.colour), layers[0])
+    near = np.asarray(cv2.dilate(layer.mask.astype(np.uint8), np.ones((5, 5), np.uint8)), np.bool_)
+    at = np.round(path.points - np.array(layer.origin)).astype(int)
+    xs, ys = np.clip(at[:, 0], 0, near.shape[1] - 1), np.clip(at[:, 1], 0, near.shape[0] - 1)
+    return float(1 - near[ys, xs].mean())
+
+
+def loose_ends(path: Path, layers: Sequence[Layer]) -> float:
+    """How many of a path's two ends stop where other ink goes on nearby: 0, 0.5 or 1."""
+    layer = next((q for q in layers if q.colour == path.colour), layers[0])
+    loose = 0
+    for tip, inner in ((path.points[0], path.points[min(len(path.points) - 1, 12)]), (path.points[-1], path.points[max(0, len(path.points) - 13)])):
+        d = tip - inner
+        n = float(np.hypot(*d))
+        if n < 1:
+            continue
+        spot = tip + d / n * (8 + 2 * layer.thick) - np.array(layer.origin)
+        x, y, r = round(float(spot[0])), round(float(spot[1])), round(5 + layer.thick)
+        window = layer.mask[max(0, y - r) : y + r + 1, max(0, x - r) : x + r + 1]
+        loose += bool(window.size and window.mean() > 0.08)
+    return loose / 2
+
+
+def features(x: Axis | None, y: Axis | None, paths: Sequence[Path], layers: Sequence[Layer]) -> dict[str, float]:
+    axes = min(x.confidence if x else 0.0, y.confidence if y else 0.0)
+    if not paths or not layers:
+        return {"axes": axes - 1, "unexplained": 1.0, "gaps": 1.0, "doubt": 1.0, "crowd": 1.0, "ends": 1.0, "black": 1.0, "unsupported": 1.0, "shared": 1.0, "grid": 0.0}
+    black = sum(1 for p in paths if not p.details.get("chromatic")) - 1
+    return {
+        "axes": axes - 1,
+        "unexplained": min(0.6, unexplained(paths, layers)),
+        "gaps": max(p.gaps for p in paths),
+        "doubt": max(p.doubt for p in paths),
+        "crowd": math.log2(len(paths)),
+        "ends": max(loose_ends(p, layers) for p in paths),
+        "black": float(max(0, black)),
+        "unsupported": max(unsupported(p, layers) for p in paths),
+        "shared": max(p.shared for p in paths),
+        "grid": 0.0,
+    }
+
+
+def chance(values: dict[str, float], weights: dict[str, float] | None = None) -> float:
+    w = weights or WEIGHTS
+    total = w["bias"] + sum(w[k] * values[k] for k in FEATURES)
+    return 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))
