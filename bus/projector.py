@@ -752,14 +752,22 @@ async def sequence_at(bus: Bus, at: datetime) -> int:
 
 
 async def wait_for(url: str, sequence: int, names: Sequence[str] = (), timeout_s: float = 10.0) -> None:
-    """Return once the projections (all, if none is named) show the event at `sequence`. Raises `TimeoutError`."""
-    query = f"select name from {META}.generations where live and sequence < %s"
-    parameters: list[Any] = [sequence]
-    if names:
-        query += " and name = any(%s)"
-        parameters.append(list(names))
+    """Return once the projections (all that there are, if none is named) show the event at `sequence`.
+
+    Also one that was not built yet is waited for, or any if none is named. Raises `TimeoutError`.
+    """
+    # Those that are there and have come so far must be as many as were asked for: who is not there is not behind either.
+    query = (
+        f"select count(*) filter (where sequence >= %s) as here, count(*) as known from {META}.generations"
+        " where live and (%s::text[] is null or name = any(%s))"
+    )
+    wanted = sorted(set(names)) or None
     async with asyncio.timeout(timeout_s), await postgres.connect(url, "labledger wait") as connection:
         await connection.execute(f"listen {NOTIFY}")
-        while await (await connection.execute(query, parameters)).fetchall():
+        while True:
+            with suppress(psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):  # nothing was ever built
+                row = await (await connection.execute(query, [sequence, wanted, wanted])).fetchone()
+                if row and row["here"] >= max(1, len(wanted) if wanted else row["known"]):
+                    return
             async for _ in connection.notifies(timeout=0.5, stop_after=1):
                 pass
