@@ -232,6 +232,11 @@ def parse_ack(data: bytes) -> Ack:
     return Ack(seq=int(answer["seq"]), duplicate=bool(answer.get("duplicate")))
 
 
+def _without_login(url: str | list[str]) -> str:
+    """The addresses as they may be shown: a password in one must not reach an error or a log."""
+    return ", ".join(re.sub(r"//[^/@]*@", "//", one) for one in ([url] if isinstance(url, str) else url))
+
+
 async def connect(
     url: str | list[str], name: str, credentials: Credentials | None = None, *, first_try_s: float = 30.0
 ) -> Bus:
@@ -283,7 +288,7 @@ async def connect(
             # A refusal at the first connect comes as a plain `Error` with the server's words.
             refused = isinstance(error, AuthorizationError) or "authorization violation" in str(error).lower()
             if refused or asyncio.get_running_loop().time() > deadline:
-                raise Unavailable(f"cannot connect to NATS at {url}: {error}") from error
+                raise Unavailable(f"cannot connect to NATS at {_without_login(url)}: {error}") from error
             await asyncio.sleep(0.1)
     # Only from here on: during the first connect nats-py would retry silently for ever.
     bus.nc.options["allow_reconnect"] = True

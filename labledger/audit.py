@@ -70,8 +70,14 @@ class Verifier:
 
     def take(self, stored: Stored) -> Finding | None:
         if stored.seq != self.sequence + 1:
-            missing = f"{self.sequence + 1}" if stored.seq == self.sequence + 2 else f"{self.sequence + 1} to {stored.seq - 1}"
-            return Finding(sequence=self.sequence + 1, subject="", what=f"missing: the stream has no event at {missing}")
+            missing = (
+                f"{self.sequence + 1}"
+                if stored.seq == self.sequence + 2
+                else f"{self.sequence + 1} to {stored.seq - 1}"
+            )
+            return Finding(
+                sequence=self.sequence + 1, subject="", what=f"missing: the stream has no event at {missing}"
+            )
         previous = self._heads.get(stored.subject, Head())
         try:
             wrong = stored.wrong(previous)
@@ -111,9 +117,7 @@ class Verifier:
         )
 
 
-async def verify(
-    bus: Bus, seals: list[Seal] | None = None, progress: Callable[[int], None] | None = None
-) -> Report:
+async def verify(bus: Bus, seals: list[Seal] | None = None, progress: Callable[[int], None] | None = None) -> Report:
     """Read all of EVT and verify every event, link and seal. Stops at the first that is wrong. Any role may ask."""
     verifier = Verifier(seals)
     async for batch in EventStore(bus).everything():
