@@ -108,3 +108,98 @@ class Blobs(Protocol):
     def get(self, sha256: str) -> bytes:
         """The bytes, verified. Raises `NotFound`, or `ValueError` when what is kept is not what it was."""
         ...
+
+
+class PictureRefused(Exception):
+    """The bytes are no picture that may be decoded (no image, damaged, a decompression bomb, encrypted). For good."""
+
+
+class NotPossible(Exception):
+    """It cannot be done, and trying again would not help: a method without its key, curves that nothing can be fitted to."""
+
+
+#: Says how far it is (0..100) and what is being done.
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What an extractor found in one chart, in plain data. `curves`: name, x, y, confidence. Pixels are of the source image.
+
+    `calibration` is as `domain.extraction.Calibration` has it; `overlay` is a PNG. `accepted`: sure enough by the extractor's own
+    calibrated judgement to be used without being looked at.
+    """
+
+    curves: Sequence[tuple[str | None, Sequence[float], Sequence[float], float]]
+    csv: bytes
+    overlay: bytes | None
+    calibration: Mapping[str, Any] | None
+    confidence: float
+    accepted: bool
+    axes_confidence: Mapping[str, float]
+    prediction: Mapping[str, Any]
+    timings_s: Mapping[str, float]
+    notes: Sequence[str] = ()
+
+
+class Extractor(Protocol):
+    """Reads the curves of an image. Runs in a process of its own, one image at a time."""
+
+    def extract(self, data: bytes, method: str, parameters: Mapping[str, Any], report: Report) -> Extracted:
+        """`parameters` as `domain.extraction.Parameters` has them. Raises `PictureRefused`, `NotPossible`."""
+        ...
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A model for a circuit simulator in plain data; `result` lacks only the digests of the three files."""
+
+    library: bytes
+    report: bytes
+    plot: bytes | None
+    result: Mapping[str, Any]
+
+
+class SpiceFitter(Protocol):
+    """Fits a model to the curves of a device. Runs in a process of its own."""
+
+    def fit(
+        self,
+        measured: Mapping[str, Any],
+        forms: Sequence[str],
+        simulate: bool,
+        images: Mapping[str, str],
+        report: Report,
+    ) -> FittedModel:
+        """`measured` as `domain.spice.measured_from` reads it; `images` are the SHA-256 of its sources by name.
+
+        No `forms`: all that suit. Raises `NotPossible`, or the domain's no when nothing can be fitted to."""
+        ...
+
+
+class Pool(Protocol):
+    """Processes that do one task each at a time. What happens to one of them is no harm to the others, or to us."""
+
+    @property
+    def slots(self) -> int:
+        """How many tasks it does at once."""
+        ...
+
+    async def run(self, task: str, spec: Mapping[str, Any], report: Report, limit_s: float) -> dict[str, Any]:
+        """Do a task and answer its result. Cancelling it ends the process that does it.
+
+        Raises `PictureRefused`, `NotPossible`, `ProcessDied`, `TookTooLong`, and `TaskFailed` for what else the task raised.
+        """
+        ...
+
+
+class ProcessDied(Exception):
+    """The process that did the task ended before it was done (a crash, or the system ended it for its memory)."""
+
+
+class TookTooLong(Exception):
+    """The task was ended because it took longer than it may."""
+
+
+class TaskFailed(Exception):
+    """The task raised what nobody had foreseen; the text is that."""

@@ -83,26 +83,37 @@ MEANINGS: Mapping[str, str] = {
 }
 
 _COMMANDS = "commands (on an order)"
+_REACTION = "commands (as a reaction)"
 _STATION = "the station that holds the scan"
+_WORKER = "the worker that does the job"
 _WATCH = "the watchdog in commands, or the station's next run"
 
 #: Who writes an event: by its name, else by its kind.
 WRITERS: Mapping[str, str] = {
+    "batch": _COMMANDS,
     "equipment": _COMMANDS,
     "equipment.answers_again": "the station",
     "equipment.identified": "the station",
     "equipment.registered": "commands (on an order), or the station for an instrument not in the books",
     "equipment.settings_recorded": "the station",
     "equipment.stopped_answering": "the station",
+    "extraction": _WORKER,
+    "extraction.cancelled": _REACTION,
+    "extraction.failed": "the worker; commands when its last attempt died with one",
+    "extraction.requested": _COMMANDS,
+    "graph_image": _COMMANDS,
+    "graph_image.extracted": _WORKER,
+    "graph_image.rejected": _WORKER,
     "job": "commands (on an order or as a reaction)",
     "job.failed": "the worker: of a scan, its station",
     "job.progressed": "the worker",
-    "job.released": "commands, when a worker died",
+    "job.released": "the worker that found another one dead, or stops",
     "job.started": "the worker: of a scan, its station",
     "job.succeeded": "the worker: of a scan, its station",
     "lease": "the station",
     "lease.expired": _WATCH,
     "parked": "commands, or the process that gave up",
+    "product": _COMMANDS,
     "queue": "commands (on an order or as a reaction)",
     "readings": _STATION,
     "sample": _COMMANDS,
@@ -115,6 +126,10 @@ WRITERS: Mapping[str, str] = {
     "scan.requested": _COMMANDS,
     "scan.restarted": _COMMANDS,
     "scan.resume_requested": _COMMANDS,
+    "spice_model": _WORKER,
+    "spice_model.fit_cancelled": _REACTION,
+    "spice_model.fit_failed": "the worker; commands when its last attempt died with one",
+    "spice_model.fit_requested": _COMMANDS,
     "station": "the station",
     "station.lost": _WATCH,
 }
@@ -122,6 +137,8 @@ WRITERS: Mapping[str, str] = {
 #: Units by the end of a name. The longest that fits counts.
 UNITS: Mapping[str, str] = {
     "_bytes": "bytes",
+    "_c": "°C",
+    "_px": "px",
     "_mb": "MB",
     "_ms": "ms",
     "_s": "s",

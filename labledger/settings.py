@@ -104,6 +104,20 @@ class Blobs(Section):
     dir: Path | None = Field(default=None, description="Where files are kept by their SHA-256. Empty: DATA_DIR/blobs.")
 
 
+class Extract(Section):
+    """Workers that read curves from images and fit models to them."""
+
+    processes: int = Field(
+        default=0, ge=0, le=256, description="Processes of one worker, each with one image at a time. 0: one a core."
+    )
+    workers: int = Field(default=1, ge=0, le=64, description="Workers that `labledger up` runs on this machine.")
+    limit_s: float = Field(default=120.0, gt=0, le=86400, description="An extraction that takes longer is ended.")
+    fit_limit_s: float = Field(default=900.0, gt=0, le=86400, description="A model fit that takes longer is ended.")
+    on_upload: bool = Field(
+        default=True, description="`labledger images add` requests an extraction, unless told not to."
+    )
+
+
 class Station(Section):
     """One process that holds instruments."""
 
@@ -129,6 +143,7 @@ class Settings(Section):
     projections: Projections = Field(default_factory=Projections)
     log: Log = Field(default_factory=Log)
     blobs: Blobs = Field(default_factory=Blobs)
+    extract: Extract = Field(default_factory=Extract)
     stations: dict[Id, Station] = Field(
         default_factory=dict[Id, Station],
         description="Stations by name, each with its instruments. In a variable: as JSON.",

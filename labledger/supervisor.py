@@ -1,6 +1,6 @@
 """`labledger up`: the servers and all roles of a lab as processes of one machine, kept running.
 
-    supervisor --pipe--> guard --> labledger run commands | projections | station NAME
+    supervisor --pipe--> guard --> labledger run commands | projections | station NAME | extract
                (in process)    --> guards of nats-server and Postgres (labledger.embedded)
 
 Each role has a guard (labledger/guard.py), so none outlives us, not even after `kill -9`. A role that ends is started again:
@@ -161,6 +161,7 @@ class Supervisor:
         logs = self.data_dir / "log"
         plan = [("commands", ["commands"]), ("projections", ["projections"])]
         plan += [(f"station {name}", ["station", name]) for name in settings.stations]
+        plan += [(f"extract {number}", ["extract"]) for number in range(1, settings.extract.workers + 1)]
         self.roles = {
             name: RoleProcess(name, words, logs / f"{name.replace(' ', '-')}.log", environ) for name, words in plan
         }

@@ -3,6 +3,7 @@
     commands      decides commands, reacts to events, fires timers, watches stations
     projections   fills the read models
     station NAME  holds the instruments of one station and runs scans on them
+    extract       reads curves from images and fits models to them, in a pool of processes
 
 Each runs until it is told to stop (SIGTERM, Ctrl-C), any number of times over on any number of machines; only a station
 runs once, which its leases see to.
@@ -11,6 +12,7 @@ runs once, which its leases see to.
 import asyncio
 import importlib
 import logging
+import os
 import pkgutil
 import signal
 import sys
@@ -29,7 +31,7 @@ from bus.reactions import Consumer, Reactor
 from bus.roles import Role
 from bus.store import EventStore
 from domain.errors import LeaseLost, Refused
-from handlers.dispatch_jobs import ASSIGN, assign_scan
+from handlers.dispatch_jobs import ANY, ASSIGN, assign_scan
 from handlers.fire_timers import fire_timer
 from handlers.station import StationRunner, StationSettings
 from handlers.watch_stations import Watchdog
@@ -201,6 +203,44 @@ async def run_station(settings: Settings, stopped: asyncio.Event, name: str) -> 
         finally:
             with suppress(Exception):
                 await runner.stop()
+
+
+async def run_extract(settings: Settings, stopped: asyncio.Event, **ports: str) -> None:
+    """Do extractions and model fits, until stopped. `ports`: an `extractor` or `fitter` in place of ours, as `module:name`."""
+    from adapters.processes.pool import ProcessPool
+    from handlers.run_extractions import TRADES, Worker, WorkerSettings
+
+    connection = settings.connection(Role.WORKER)
+    bus = await connected(connection, "labledger-extract")
+    await _streams_there(bus, streams.EVT, streams.CMD)
+    pool = ProcessPool(
+        settings.extract.processes or os.cpu_count() or 1,
+        "labledger.pooled:tasks",
+        {"blob_dir": str(settings.blob_dir.absolute())} | ports,
+    )
+    limits = {"extraction": settings.extract.limit_s, "spice_fit": settings.extract.fit_limit_s}
+    worker = Worker(bus, Ledger(EventStore(bus, patience_s=60)), pool, WorkerSettings(limits))
+    broker = brokers.make_broker(list(connection.nats_urls), "labledger-extract-work", connection.credentials)
+    for kind in TRADES:
+        brokers.subscribe(
+            broker,
+            worker.on_work,
+            stream=streams.CMD,
+            subject=f"cmd.work.{kind}.{ANY}",
+            durable=f"work-{kind}",
+            inbox_prefix=connection.credentials.inbox_prefix,
+            batch=1,  # whatever one worker cannot begin yet is left to the others
+        )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bus.close)
+        stack.callback(pool.close)
+        await broker.start()
+        stack.push_async_callback(broker.stop)
+        log.info("extract: ready, worker %s with %d processes", worker.name, pool.slots)
+        try:
+            await _until(stopped)
+        finally:
+            await worker.stop()
 
 
 async def run_projections(settings: Settings, stopped: asyncio.Event) -> None:

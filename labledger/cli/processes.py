@@ -80,7 +80,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "run", example="labledger run station bench")
     def _run(
         session: Session,
-        role: Annotated[str, typer.Argument(help="commands, projections, station, provision or servers.")],
+        role: Annotated[str, typer.Argument(help="commands, projections, station, extract, provision or servers.")],
         name: Annotated[str | None, typer.Argument(help="Of a station: which one of the settings.")] = None,
     ) -> None:
         """Run one role, in the foreground, until SIGTERM or Ctrl-C. Any number of times over, but each station once."""
@@ -195,6 +195,8 @@ def run_one(session: Session, role: str, name: str | None) -> None:
                 raise Stop(f"which station? The settings have {known}", Code.INVALID)
             chosen = name or next(iter(settings.stations))
             wiring.run_role(lambda stopped: wiring.run_station(settings, stopped, chosen))
+        case "extract":
+            wiring.run_role(lambda stopped: wiring.run_extract(settings, stopped))
         case "provision":
             asyncio.run(wiring.provision(settings))
             session.print("the streams are there and right")
@@ -203,7 +205,8 @@ def run_one(session: Session, role: str, name: str | None) -> None:
             _run_servers(session)
         case _:
             raise Stop(
-                f"{role!r} is no role: there are commands, projections, station, provision, servers", Code.INVALID
+                f"{role!r} is no role: there are commands, projections, station, extract, provision, servers",
+                Code.INVALID,
             )
 
 

@@ -207,6 +207,9 @@ def test_the_json_schema_of_every_event_and_command_can_be_exported(cls: type[Ba
 
 #: Numbers that have no unit, or whose unit stands beside them.
 WITHOUT_UNIT = {"value", "values", "time", "start", "stop", "limits", "jitter"}
+#: Shares of one and the like; and what has the unit of its axis, or beside it.
+WITHOUT_UNIT |= {"confidence", "axes_confidence", "min_confidence", "nrmse", "mare", "capacitance_decades"}
+WITHOUT_UNIT |= {"x", "y", "value_from", "value_to"}
 
 
 def _numbers(model: type[BaseModel], seen: set[type]) -> list[tuple[str, str]]:

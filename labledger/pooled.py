@@ -1,0 +1,147 @@
+"""What a process of the worker's pool does: an image becomes curves, curves become a model.
+
+Blobs are written here, before their digests are said: what an event names is always there. Nothing else is written; what
+counts is for the worker, which knows whether the attempt still does.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.processes.pool import Task
+from adapters.storage.local import LocalBlobs
+from domain.errors import NotFound, Refused
+from domain.extraction import CARRIED_CURVES, CARRIED_POINTS
+from domain.ports import Blobs, Extractor, NotPossible, PictureRefused, Report, SpiceFitter
+from domain.spice_model import ChartOf, by_quantity, measured
+from labledger.picture_file import look_at
+
+CURVES, SPICE = "labledger.curves:CurvesExtractor", "labledger.curves:NgspiceFitter"
+
+
+def made(path: str) -> Any:
+    """What `module:factory` makes. The module is imported only here, in the process that needs it."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)()
+
+
+def tasks(blob_dir: str, extractor: str = CURVES, fitter: str = SPICE) -> dict[str, Task]:
+    """The tasks of a process, by the kind of job. The libraries behind them are loaded by the first that needs them."""
+    blobs = LocalBlobs(Path(blob_dir))
+    ready: dict[str, Any] = {}
+
+    def ported(path: str) -> Any:
+        if path not in ready:
+            ready[path] = made(path)
+        return ready[path]
+
+    return {
+        "extraction": lambda spec, report: extract(spec, report, ported(extractor), blobs),
+        "spice_fit": lambda spec, report: fit(spec, report, ported(fitter), blobs),
+    }
+
+
+def extract(spec: Mapping[str, Any], report: Report, extractor: Extractor, blobs: Blobs) -> dict[str, Any]:
+    """The result of an extraction, as `domain.extraction.Result` has it. Raises `PictureRefused`, `NotPossible`."""
+    image_id = str(spec["graph_image_id"])
+    data = _bytes(blobs, image_id)
+    found = look_at(data)  # whoever registered it may have said anything
+    if found.media_type != spec["media_type"]:
+        raise PictureRefused(f"it was said to be {spec['media_type']} and is {found.media_type}; register it as that")
+    report(1.0, "reading the image")
+    done = extractor.extract(data, str(spec["method"]), spec["parameters"], report)
+    report(95.0, "storing what was found")
+    curves = [
+        {
+            "name": name,
+            "confidence": round(float(confidence), 4),
+            "points": len(x),
+            "x": [_short(value) for value in _thinned(x)],
+            "y": [_short(value) for value in _thinned(y)],
+        }
+        for name, x, y, confidence in done.curves
+    ]
+    notes = [str(note)[:500] for note in done.notes]
+    if len(curves) > CARRIED_CURVES:
+        notes.append(f"{len(curves)} curves were found; the first {CARRIED_CURVES} are listed, `data` has all")
+    return {
+        "csv": blobs.put(done.csv),
+        "data": blobs.put(json.dumps(done.prediction, allow_nan=False).encode()),
+        "overlay": blobs.put(done.overlay) if done.overlay is not None else None,
+        "calibration": done.calibration,
+        "confidence": round(float(done.confidence), 4),
+        "accepted": bool(done.accepted),
+        "axes_confidence": {name: round(float(value), 4) for name, value in done.axes_confidence.items()},
+        "curves": curves[:CARRIED_CURVES],
+        "timings_s": {name: round(float(value), 4) for name, value in done.timings_s.items()},
+        "notes": notes,
+    }
+
+
+def _bytes(blobs: Blobs, sha256: str) -> bytes:
+    try:
+        return blobs.get(sha256)
+    except ValueError as error:  # damaged: the same bytes would be refused again, and are not what was registered
+        raise PictureRefused(str(error)) from None
+    except NotFound as error:
+        # Another machine may have stored it a moment ago: worth another try.
+        raise RuntimeError(f"{error}: do all machines share the folder of blobs (LABLEDGER_BLOBS_DIR)?") from None
+
+
+def _thinned(values: Sequence[float]) -> list[float]:
+    """At most `CARRIED_POINTS` of them, evenly taken, with the first and the last."""
+    count = len(values)
+    if count <= CARRIED_POINTS:
+        return [float(value) for value in values]
+    step = (count - 1) / (CARRIED_POINTS - 1)
+    return [float(values[round(index * step)]) for index in range(CARRIED_POINTS)]
+
+
+def _short(value: float) -> float:
+    """Seven digits: more than any image holds."""
+    return float(f"{value:.7g}")
+
+
+def fit(spec: Mapping[str, Any], report: Report, fitter: SpiceFitter, blobs: Blobs) -> dict[str, Any]:
+    """The result of a fit, as `domain.spice_model.FitResult` has it. Raises `NotPossible`."""
+    charts: list[ChartOf] = []
+    for chart in spec["charts"]:
+        found: dict[str, Any] = json.loads(_bytes(blobs, str(chart["data"])))
+        charts.append(chart_of(chart, found))
+    data, notes = measured(str(spec["name"]), str(spec["device_type"]), charts)
+    report(1.0, "reading the curves")
+    images = {f"image {n}": str(chart["graph_image_id"]) for n, chart in enumerate(spec["charts"], start=1)}
+    try:
+        done = fitter.fit(data, list(spec["forms"]), bool(spec["simulate"]), images, report)
+    except Refused as error:
+        raise NotPossible("; ".join([str(error), *notes])) from None
+    report(95.0, "storing the model")
+    result = dict(done.result)
+    result["findings"] = [*result.get("findings", ()), *notes]
+    result["validity"] = {name: span.model_dump() for name, span in by_quantity(data).items()}
+    return result | {
+        "library": blobs.put(done.library),
+        "report": blobs.put(done.report),
+        "plot": blobs.put(done.plot) if done.plot is not None else None,
+    }
+
+
+def chart_of(chart: Mapping[str, Any], found: Mapping[str, Any]) -> ChartOf:
+    """An extracted chart from its `data` blob and what is known of its image."""
+    axes: Mapping[str, Any] = found.get("axes") or {}
+
+    def unit(name: str) -> str:
+        axis: Mapping[str, Any] = axes.get(name) or {}
+        return str(axis.get("unit") or "")
+
+    return ChartOf(
+        chart=chart.get("chart"),
+        x_unit=unit("x"),
+        y_unit=unit("y"),
+        curves=tuple((one.get("name"), one["x"], one["y"]) for one in found.get("curves", ())),
+        tj_c=chart.get("tj_c"),
+        vds_v=chart.get("vds_v"),
+        vgs_v=chart.get("vgs_v"),
+    )
