@@ -23,7 +23,7 @@ import psycopg
 
 from bus.connection import Bus, connect
 from bus.errors import Unavailable
-from bus.roles import Role
+from bus.roles import RIGHTS, Role
 from labledger.embedded import EmbeddedError, NatsServer, Postgres, free_port, nats_binary, postgres_bin
 from labledger.settings import Connection, Settings, SettingsError
 
@@ -196,7 +196,7 @@ def check_servers_start() -> list[Check]:
 # --- this lab ----------------------------------------------------------------------------------------------------------------
 
 
-async def check_nats(to: Connection, timeout_s: float = 3) -> list[Check]:
+async def check_nats(to: Connection, role: Role | str = Role.AUDITOR, timeout_s: float = 3) -> list[Check]:
     """Reachable, signed in, and all streams there as they must be."""
     where = ", ".join(urlsplit(url).netloc.rpartition("@")[2] for url in to.nats_urls)
     if to.credentials_file and not to.credentials_file.exists():
@@ -215,17 +215,20 @@ async def check_nats(to: Connection, timeout_s: float = 3) -> list[Check]:
         if (version.major, version.minor) < (2, 14):
             found = f"{where}, server {version}"
             checks = [Check("NATS", "fail", found, "batches and schedules need nats-server 2.14 or newer")]
-        return [*checks, await check_streams(bus)]
+        return [*checks, await check_streams(bus, role)]
     finally:
         with suppress(Exception):  # whatever goes wrong at the farewell is no finding
             await bus.close()
 
 
-async def check_streams(bus: Bus) -> Check:
+async def check_streams(bus: Bus, role: Role | str) -> Check:
     from bus import streams  # what streams must be like is only loaded when it is asked for
 
     try:
-        found = await streams.check(bus)
+        # A role is only asked about the streams that it may look at.
+        asks = RIGHTS[Role(role)].publish if role in set(Role) else (">",)
+        names = [name for name in streams.STREAMS if ">" in asks or f"$JS.API.STREAM.INFO.{name}" in asks]
+        found = await streams.check(bus, names)
     except Unavailable as error:
         mend = "sign in as a role that may look at the streams (auditor, commands); is JetStream switched on?"
         return Check("streams", "fail", str(error), mend)
@@ -271,7 +274,7 @@ async def check_lab(settings: Settings, role: Role | str = Role.AUDITOR) -> list
         to = settings.connection(role)
     except SettingsError as error:
         return [Check("connection", "fail", str(error), "see there")]
-    checks = await check_nats(to)
+    checks = await check_nats(to, role)
     if to.postgres_url or settings.embedded_postgres:
         checks.append(await asyncio.to_thread(check_postgres, to))
         if checks[-1].state == "ok" and to.postgres_url:
