@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -11,14 +11,26 @@ from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, t
 from adapters.curves.check import chance, features
 from adapters.curves.frame import find_frames, settled, strokes
 from adapters.curves.ink import layers_of
+from adapters.curves.legacy import scan
+from adapters.curves.llm import Adviser, advised, ask
 from adapters.curves.names import named
+from adapters.curves.pdf import is_pdf, page_picture
 from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.trace import trace
 from adapters.curves.words import engine as own_engine
 from adapters.curves.words import read_boxes
+from domain.errors import Refused
 
 Method = Literal["standard", "legacy", "llm"]
+
+
+ACCEPTED = 0.9
+"""Results at least so sure are taken as they are; the rest goes to a person."""
+
+
+def short(values: Floats) -> list[float]:
+    return [float(f"{v:.7g}") for v in values]
 
 
 class TextEngine(Protocol):
@@ -41,6 +53,29 @@ class Given:
 
     x: GivenAxis
     y: GivenAxis
+    count: int | None = None
+    """Keep only so many curves, the clearest."""
+    colours: tuple[tuple[int, int, int], ...] = ()
+    """Keep only curves of these colours."""
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Given":
+        """What `Extraction.calibration` gave, perhaps corrected. Raises Refused in words where it cannot be used."""
+        try:
+            given = Given.from_truth(data.get("axes", data))
+            colours = tuple((int(r), int(g), int(b)) for r, g, b in data.get("colours", ()))
+            count = data.get("count")
+            given = Given(given.x, given.y, None if count is None else int(count), colours)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise Refused(f"the calibration cannot be used ({type(error).__name__}: {error}); give x and y, each with scale and two calibration points of value and px") from None
+        for letter, a, along in (("x", given.x, 0), ("y", given.y, 1)):
+            if a.scale not in ("linear", "log"):
+                raise Refused(f"the {letter} axis has scale {a.scale!r}; it must be linear or log")
+            if a.values[0] == a.values[1] or abs(a.pixels[0][along] - a.pixels[1][along]) < 2:
+                raise Refused(f"the two points of the {letter} axis are the same; give two that lie apart")
+            if a.scale == "log" and min(a.values) <= 0:
+                raise Refused(f"the {letter} axis is logarithmic, so its values must be above zero")
+        return given
 
     @staticmethod
     def from_truth(axes: Mapping[str, Any]) -> "Given":
@@ -55,6 +90,10 @@ class Given:
 class Options:
     method: Method = "standard"
     calibration: Given | None = None
+    adviser: Adviser | None = None
+    """Where the vision model of the method `llm` is."""
+    page: int = 0
+    """Of a PDF, counted from zero."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +123,31 @@ class Extraction:
     features: dict[str, float] = field(default_factory=dict[str, float], repr=False)
     layers: tuple[Any, ...] = field(default=(), repr=False)
 
+    def calibration(self) -> dict[str, Any] | None:
+        """The axes as two points each in source pixels, to be corrected by hand and given back."""
+        if self.x is None or self.y is None:
+            return None
+        corners = self.picture.to_source(np.array([(self.x.p0, self.y.p0), (self.x.p1, self.y.p0), (self.x.p0, self.y.p1)])).round(2).tolist()
+
+        def points(a: Axis, first: list[float], second: list[float]) -> dict[str, Any]:
+            return {"scale": a.scale, "calibration": [{"value": a.v0, "px": first}, {"value": a.v1, "px": second}]}
+
+        return {"x": points(self.x, corners[0], corners[1]), "y": points(self.y, corners[0], corners[2])}
+
     def prediction(self) -> dict[str, Any]:
         def axis(a: Axis | None) -> dict[str, Any] | None:
             return None if a is None else {"scale": a.scale, "min": min(a.v0, a.v1), "max": max(a.v0, a.v1)}
 
         return {
             "axes": {"x": axis(self.x), "y": axis(self.y)},
-            "curves": [{"name": c.name, "x": c.x.tolist(), "y": c.y.tolist()} for c in self.curves],
-            "seconds": sum(self.timings_s.values()),
-            "confidence": self.confidence,
+            "curves": [{"name": c.name, "x": short(c.x), "y": short(c.y), "confidence": round(c.confidence, 4), "colour": list(c.colour)} for c in self.curves],
+            "seconds": round(sum(self.timings_s.values()), 4),
+            "confidence": round(self.confidence, 4),
+            "accepted": self.confidence >= ACCEPTED,
+            "axis_confidence": {"x": round(self.x.confidence, 4) if self.x else 0.0, "y": round(self.y.confidence, 4) if self.y else 0.0},
+            "calibration": self.calibration(),
+            "timings_s": {k: round(v, 4) for k, v in self.timings_s.items()},
+            "notes": list(self.notes),
         }
 
 
@@ -131,7 +186,10 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         times[step] = times.get(step, 0.0) + now - last
         last = now
 
-    rgb = decode(data) if isinstance(data, bytes) else data
+    if isinstance(data, bytes):
+        rgb = page_picture(data, options.page) if is_pdf(data) else decode(data)
+    else:
+        rgb = data
     angle = None
     if options.calibration is not None:
         (ax, ay), (bx, by) = options.calibration.x.pixels
@@ -141,35 +199,81 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     found = calibrate(picture, text.read) if options.calibration is None else None
     if options.calibration is not None:
         calibration = given_calibration(picture, options.calibration)
-        seen = calibrate_frame(picture, calibration.frame, text_level(picture.ink, picture.noise), text.read)
+        labels = calibrate_frame(picture, calibration.frame, text_level(picture.ink, picture.noise), text.read)
         assert calibration.x and calibration.y
-        calibration = Calibration(calibration.frame, with_ticks(calibration.x, seen.x), with_ticks(calibration.y, seen.y), seen.x_labels, seen.y_labels)
+        calibration = Calibration(calibration.frame, with_ticks(calibration.x, labels.x), with_ticks(calibration.y, labels.y), labels.x_labels, labels.y_labels)
     elif found is None:
+        if options.method == "llm":
+            ask(options.adviser, rgb)
         return Extraction(None, None, (), 0.0, times, picture, None, notes=("no pair of axes was found",))
     else:
         calibration = found
     lap("axes")
+    advice: dict[str, Any] = {}
+    if options.method == "llm":
+        advice = ask(options.adviser, rgb)
+        calibration = advised(advice, calibration)
+        lap("adviser")
     boxes = text.find(picture.rgb)
     words = read_boxes(picture.rgb, boxes, text.read)
     lap("text")
     frame = calibration.frame
     x, y = calibration.x, calibration.y
     texts = [w.box for w in words if w.score > 0.55]
-    layers = layers_of(picture.rgb, frame, x, y, texts, picture.noise)
-    lap("ink")
     size = float(np.hypot(frame.box.width, frame.box.height))
-    paths = trace(layers, size, texts)
-    lap("trace")
-    paths = named(picture.rgb, paths, words, frame)
+    if options.method == "legacy":
+        paths, layers = scan(picture.rgb, frame, x, y, texts, picture.noise), []
+        lap("trace")
+    else:
+        layers = layers_of(picture.rgb, frame, x, y, texts, picture.noise)
+        lap("ink")
+        paths = trace(layers, size, texts)
+        lap("trace")
+    paths = named(picture.rgb, chosen(paths, options.calibration), words, frame)
+    paths = names_by_advice(paths, advice.get("names"), picture)
     lap("names")
-    seen_features = features(x, y, paths, layers)
-    confidence = chance(seen_features)
-    lap("check")
+    seen = features(x, y, paths, layers)
+    confidence = chance(seen) if options.method != "legacy" else 0.3 * min(x.confidence if x else 0.0, y.confidence if y else 0.0)
+    if x is None or y is None or not paths:
+        confidence = min(confidence, 0.05)
+    notes: list[str] = [f"the {letter} axis could not be read; give a calibration" for letter, a in (("x", x), ("y", y)) if a is None]
+    if not paths:
+        notes.append("no curve was found inside the plot")
     curves: list[Curve] = []
     if x and y:
         for p in paths:
-            curves.append(Curve(p.name, x.values(p.points[:, 0]), y.values(p.points[:, 1]), picture.to_source(p.points), 1.0, p.colour))
-    return Extraction(x, y, tuple(curves), confidence, times, picture, frame, tuple(paths), tuple(words), features=seen_features, layers=tuple(layers))
+            sure = confidence ** (1 / max(1, len(paths)))
+            curves.append(Curve(p.name, x.values(p.points[:, 0]), y.values(p.points[:, 1]), picture.to_source(p.points), sure, p.colour))
+    lap("check")
+    return Extraction(x, y, tuple(curves), confidence, times, picture, frame, tuple(paths), tuple(words), tuple(notes), seen, tuple(layers))
+
+
+def names_by_advice(paths: Sequence[Path], advice: object, picture: Picture) -> list[Path]:
+    """Names of the adviser for curves that have none, where its pixel lies on a curve of ours."""
+    out = list(paths)
+    if not isinstance(advice, list):
+        return out
+    for entry in list[Any](advice):
+        try:
+            at = picture.to_work(np.array([[float(entry["at"][0]), float(entry["at"][1])]]))[0]
+            name = str(entry["name"])[:64]
+        except (KeyError, TypeError, ValueError, IndexError):
+            continue
+        gaps = [float(np.hypot(*(p.points - at).T).min()) for p in out]
+        if gaps and min(gaps) < 12 and out[int(np.argmin(gaps))].name is None:
+            k = int(np.argmin(gaps))
+            out[k] = replace(out[k], name=name)
+    return out
+
+
+def chosen(paths: Sequence[Path], given: Given | None) -> list[Path]:
+    """What the caller said about colours and number, applied."""
+    out = list(paths)
+    if given and given.colours:
+        out = [p for p in out if min(sum((a - b) ** 2 for a, b in zip(p.colour, c, strict=True)) for c in given.colours) < 90**2]
+    if given and given.count is not None:
+        out = sorted(out, key=lambda p: -float(p.details.get("fresh", 0.0)))[: given.count]
+    return out
 
 
 __all__ = ["Curve", "Extraction", "Given", "GivenAxis", "Options", "Tick", "extract", "find_frames"]

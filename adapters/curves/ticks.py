@@ -264,7 +264,7 @@ def labels_of_y(rgb: Rgb, ink: Grey, level: float, frame: Frame, read: Reader, s
         return []
     b = frame.box
     best: list[Label] = []
-    for gap in (0.7, 0.42):
+    for gap in (1.0, 0.7, 0.42):
         groups: list[Group] = []
         for row in rows_of(pieces, letter):
             parts = [g for g in groups_of(row, letter, gap) if b.y0 - 0.1 * b.height <= g.box.cy <= b.y1 + 0.1 * b.height]

@@ -186,7 +186,7 @@ def seen_through(layer_hidden: Mask, a: Floats, b: Floats) -> float:
     return float(layer_hidden[ys, xs].mean())
 
 
-def bridge(graph: Graph, hidden: Mask, thick: float, size: float) -> None:
+def bridge(graph: Graph, hidden: Mask, thick: float, size: float, chromatic: bool) -> None:
     """Join free ends over gaps: near ones, and farther ones where something covers the way."""
     ends = [n for n, ks in graph.at.items() if len(ks) == 1]
     if len(ends) < 2:
@@ -212,10 +212,11 @@ def bridge(graph: Graph, hidden: Mask, thick: float, size: float) -> None:
             u = d[j] / gap
             turn_i = math.acos(float(np.clip(u @ way[i], -1, 1))) if way[i].any() else 0.3
             turn_j = math.acos(float(np.clip(-u @ way[j], -1, 1))) if way[j].any() else 0.3
-            wide = 1.2 if gap < 3 * thick + 4 else 0.75
+            covered = seen_through(grown, place[i], place[j])
+            wide = 1.2 if gap < 3 * thick + 4 or (chromatic and covered > 0.6 and gap < 0.08 * size) else 0.75
             if max(turn_i, turn_j) > wide:
                 continue
-            open_part = gap * (1 - seen_through(grown, place[i], place[j]))
+            open_part = gap * (1 - covered)
             if open_part > open_reach:
                 continue
             cost = gap + 2.0 * open_part + (gap + 8) * 2.2 * (turn_i**2 + turn_j**2) + 6 * gap * abs(turn_i - turn_j)
@@ -424,7 +425,8 @@ def ruled(points: Floats, thick: float, size: float, chromatic: bool, wide: floa
 def along_frame(points: Floats, layer: Layer) -> Floats:
     """A curve that runs flat into the upper or lower side goes on along it: its rest lies under the frame."""
     h, w = layer.mask.shape
-    rim = max(4.0, 0.012 * max(h, w)) + layer.thick
+    # The rim beside the frame was cleared, so a curve that goes on under the frame ends exactly there.
+    rim = max(2.0, 0.006 * max(h, w)) + 0.6 * layer.thick + 2
     for side in (0, 1):
         if side:
             points = points[::-1]
@@ -473,7 +475,7 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
     if layer.mask.sum() < 0.04 * size:
         return []
     graph = skeleton_graph(layer.mask, layer.thick)
-    bridge(graph, layer.hidden, layer.thick, size)
+    bridge(graph, layer.hidden, layer.thick, size, layer.chromatic)
     look, blur = max(42.0, 6 * layer.thick), 1.5 * layer.thick + 2
     paths: list[Path] = []
     order = sorted((k for k, e in enumerate(graph.edges) if not e.gap and alive(graph, k)), key=lambda k: -graph.edges[k].length)
@@ -547,10 +549,26 @@ def distinct(paths: Sequence[Path], size: float, texts: Sequence[Box] = ()) -> l
             # A curve that leaves a bundle only for a short way is believed only when that way is long enough.
             if arc(fresh) < 0.045 * size:
                 continue
-        if pointer(fresh, path, size, texts) or (fresh is not path.points and ruled(fresh, path.width, size, False, 2 * size)):
+        if pointer(fresh, path, size, texts) or (fresh is not path.points and ruled(fresh[len(fresh) // 8 : len(fresh) - len(fresh) // 8], path.width, size, False, 2 * size)):
             continue
         kept.append(path)
-    return kept
+    return without_mixtures(kept, size)
+
+
+def without_mixtures(paths: list[Path], size: float) -> list[Path]:
+    """Where two curves touch, a walk can take half of each: what the others explain altogether goes, the most doubtful first."""
+    from scipy.spatial import cKDTree
+
+    left = list(paths)
+    for path in sorted(paths, key=lambda p: (-p.shared, -p.doubt)):
+        others = [p for p in left if p is not path and p.colour == path.colour]
+        if not others:
+            continue
+        reach = max(0.006 * size, 0.7 * path.width)
+        distance, _ = cKDTree(np.concatenate([p.points for p in others])).query(path.points, distance_upper_bound=reach)
+        if arc(longest_run(path.points, np.isinf(distance))) < 0.03 * size:
+            left = [p for p in left if p is not path]
+    return left
 
 
 def longest_run(points: Floats, keep: Mask) -> Floats:
