@@ -54,7 +54,9 @@ def test_an_instrument_has_at_most_one_holder_ever(commands: list[module.LeaseCo
                 assert holder is None, "acquired while held"
                 holder = event.instance
             else:
-                assert holder == event.instance, "ended by the name of one who does not hold it"
+                assert holder == event.instance, "ended in the name of one who does not hold it"
+                if not isinstance(command, AcquireLease):
+                    assert event.instance == command.instance, "ended by a word about another"
                 holder = None
             lease = module.evolve(lease, event)
             snapshot_survives(lease)
