@@ -40,6 +40,8 @@ NETLIST_VERSION = 1
 BOLTZMANN_V_PER_K = 8.617333262e-5
 #: Keeps powers of the gate drive and their derivatives finite in the simulator far below the threshold, V.
 DRIVE_FLOOR_V = 1e-12
+#: How fast the gate drive falls below the threshold, beyond the exponential.
+TAIL = 0.5
 MAX_CURVES = 200
 MAX_POINTS = 20_000
 CAPACITANCES = ("c_iss", "c_oss", "c_rss")
@@ -274,6 +276,13 @@ def softplus(x: Floats) -> Floats:
     return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
 
 
+def _drive(vgs: Floats, vt: float, n: float) -> Floats:
+    """Gate drive (V): softplus, but below the threshold it falls like a Gaussian. Soft curves of SiC need a turn-on of volts, whose
+    exponential tail would leave the transistor half open at VGS = 0."""
+    u = (vgs - vt) / n
+    return n * softplus(u - TAIL * np.minimum(u, 0.0) ** 2) + DRIVE_FLOOR_V
+
+
 def _sp(u: str) -> str:
     return f"(max({u},0)+ln(1+exp(-abs({u}))))"
 
@@ -303,7 +312,7 @@ def with_resistances(channel: Channel, p: Floats, rd: float, rs: float, vgs: Flo
         i = np.where(np.abs(step) > 1e-300, (f_low * high - f_high * low) / np.where(step == 0, 1.0, step), high)
         i = np.clip(np.nan_to_num(i), low, high)
         f = above(i)
-        if float(np.max(np.abs(f) - 1e-12 * np.abs(i), initial=0.0)) < 1e-12:
+        if float(np.max(np.abs(f), initial=0.0)) <= 1e-10 * float(np.max(i, initial=1e-6)):
             break
         up = f > 0
         low, high = np.where(up, i, low), np.where(up, high, i)
@@ -366,13 +375,13 @@ def _vendor(p: Floats, vgs: Floats, vds: Floats) -> Floats:
 
 def _power_tanh(p: Floats, vgs: Floats, vds: Floats) -> Floats:
     vt, n, k, a, theta, v0, v1, lam = p
-    g = n * softplus((vgs - vt) / n) + DRIVE_FLOOR_V
+    g = _drive(vgs, vt, n)
     return k * g**a / (1 + theta * g) * np.tanh(vds / (v0 + v1 * g)) * (1 + lam * vds)
 
 
 def _knee(p: Floats, vgs: Floats, vds: Floats) -> Floats:
     vt, n, k, a, r0, v0, v1, c, m, lam = p
-    g = n * softplus((vgs - vt) / n) + DRIVE_FLOOR_V
+    g = _drive(vgs, vt, n)
     on = 1.0 / (r0 + 1.0 / (k * g**a))
     return on * vds / (1 + (vds / (v0 + v1 * g**c)) ** m) ** (1 / m) * (1 + lam * vds)
 
@@ -406,6 +415,11 @@ def _start_vt(f: Facts, u: Uniform) -> float:
     return f.vt + u(-0.25, 0.35) * max(f.vg_high - f.vg_low, 1.0) * 0.5
 
 
+_DRIVE_LINES = (
+    "Bu u 0 V = (V(ge)-{vt})/{n}",
+    f"Bt t 0 V = V(u)-{TAIL:g}*min(V(u),0)*min(V(u),0)",
+    f"Bg gd 0 V = {{n}}*{_sp('V(t)')}+{DRIVE_FLOOR_V:g}",
+)
 #: The bulk is far below, where its junctions never conduct: the diode below carries the body's current. gamma = 0, so that the bulk
 #: has no other effect.
 _MOS = ("M1 d g s b ch w=100u l=100u", "Vb b s -5000")
@@ -588,8 +602,7 @@ FORMS: tuple[Form, ...] = (
             u(0, 0.02),
         ),
         (
-            "Bu u 0 V = (V(ge)-{vt})/{n}",
-            f"Bg gd 0 V = {{n}}*{_sp('V(u)')}+{DRIVE_FLOOR_V:g}",
+            *_DRIVE_LINES,
             f"B1 d s I = {_SAT}*{{k}}*pow(max(V(gd),{DRIVE_FLOOR_V:g}),{{a}})/(1+{{theta}}*V(gd))*tanh(V(x)/({{v0}}+{{v1}}*V(gd)))"
             "*(1+{lambda}*abs(V(x)))",
         ),
@@ -623,8 +636,7 @@ FORMS: tuple[Form, ...] = (
             u(0, 0.01),
         ),
         (
-            "Bu u 0 V = (V(ge)-{vt})/{n}",
-            f"Bg gd 0 V = {{n}}*{_sp('V(u)')}+{DRIVE_FLOOR_V:g}",
+            *_DRIVE_LINES,
             # The simulator begins with all nodes at 0 V, where powers must be finite too; at VDS = 0 those with m < 1 as well.
             f"Bk vk 0 V = {{v0}}+{{v1}}*pow(max(V(gd),{DRIVE_FLOOR_V:g}),{{c}})",
             f"B1 d s I = {_SAT}*V(x)/({{r0}}+1/({{k}}*pow(max(V(gd),{DRIVE_FLOOR_V:g}),{{a}})))"
@@ -647,8 +659,9 @@ REVERSE = (
     Parameter("beta", "1", 0.0, 1.0, "how far VSD drives the gate in reverse"),
     Parameter("kappa", "1", 0.05, 20.0, "stretch of the knee in reverse", log=True),
 )
+#: ngspice takes an IS below 1e-28 A for 1e-28 A.
 DIODE = (
-    Parameter("is", "A", 1e-32, 1e-2, "saturation current of the diode", log=True),
+    Parameter("is", "A", 1e-26, 1e-2, "saturation current of the diode", log=True),
     Parameter("nd", "1", 0.5, 20.0, "emission coefficient", log=True),
     Parameter("rsd", "ohm", 1e-6, 1e3, "series resistance of the diode", log=True),
 )
@@ -728,9 +741,12 @@ class Charge:
 
     def expression(self, v: str) -> str:
         """Q in nC as text over the voltage `v`, which is the name of a node's voltage."""
+        # C(0) v + what the integral has beyond that line above 0: written as two branches, the derivative at exactly 0 V, where data
+        # sheets begin, would be that of neither.
         at = f"max({v},0)"
         nano = 1e9
-        terms = [f"{self.floor * nano:.9g}*{at}"]
+        here = float(self.c(np.zeros(1))[0])
+        terms = [f"{here * nano:.9g}*{v}", f"{(self.floor - here) * nano:.9g}*{at}"]
         for c, vj, m in self.powers:
             q = 1 - m
             terms.append(f"{c * vj / q * nano:.9g}*(pow(1+{at}/{vj:.9g},{q:.9g})-1)")
@@ -740,8 +756,6 @@ class Charge:
         for c, v0, w in self.rises:
             zero = _softplus(-v0 / w)
             terms.append(f"{c * w * nano:.9g}*({_sp(f'({at}-{v0:.9g})/{w:.9g}')}-{zero:.12g})")
-        here = float(self.c(np.zeros(1))[0])
-        terms.append(f"{here * nano:.9g}*min({v},0)")
         return "+".join(terms)
 
     def q(self, v: Floats) -> Floats:
