@@ -22,7 +22,8 @@ Rules of dispatch, all of them:
 4. A job that waits for its time after a failure (`retry_at`) is passed over and reserves nothing, until `RequeueJob`
    without a time lifts that.
 5. An automatic queue goes idle when no job is left, a manual one when none runs. `queue.run_job` (manual) asks only for
-   rule 1's limit and free instruments: a person may pass over those who wait.
+   rule 1's limit and free instruments: a person may pass over those who wait. What a person does to make a stopped
+   queue go on counts as starting it: start, run_job, and resume after a pause.
 
 The state holds open jobs only, so it stays small for ever; it cannot know a job that has left. `revision` counts the
 edits (settings, and what is put into, moved in or taken out of the line), not starts, pauses, dispatches or ends.
