@@ -1,8 +1,8 @@
 """The projector: read models in Postgres, made of nothing but the events, and made anew at any time.
 
-Each projection reads its kinds of events in order, by a pull loop of its own. A batch is one transaction: rows, and the
-checkpoint by compare-and-set, so an event is never applied twice and two writers can never both win. What fails stops
-that projection, with the reason where everybody sees it, and no other.
+Each projection reads its kinds of events in order; those that read the same kinds share a pull loop. A batch is one
+transaction for each: rows, and the checkpoint by compare-and-set, so an event is never applied twice and two writers can
+never both win. What fails stops that projection, with the reason where everybody sees it, and no other.
 
 A projection's tables live in a schema of their own, `p_<name>_v<generation>`; people read the views in schema
 `labledger`. A rebuild fills the next generation beside the live one and switches the views in one transaction.
@@ -10,6 +10,7 @@ A projection's tables live in a schema of their own, `p_<name>_v<generation>`; p
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -344,6 +345,16 @@ async def prepare(connection: Connection) -> None:
         """)
 
 
+def groups(projections: Sequence[Projection]) -> list[list[Projection]]:
+    """Projections that read the same kinds of events share one pull loop: an event is received once for all of them."""
+    found: list[list[Projection]] = []
+    for projection in projections:
+        kin = [group for group in found if any(set(one.kinds) & set(projection.kinds) for one in group)]
+        found = [group for group in found if group not in kin]
+        found.append([one for group in kin for one in group] + [projection])
+    return found
+
+
 class AnotherWriter(Exception):
     """The checkpoint is not where this writer left it: somebody else writes, or the generation has been replaced."""
 
@@ -384,6 +395,13 @@ class _Writer:
                     raise
                 except Exception as poison:
                     raise Poison(stored, poison) from poison
+
+    async def write_ours(self, batch: Sequence[Stored]) -> None:
+        """Write those of a group's events that are this projection's, and are not written yet."""
+        kinds = set(self.projection.kinds)
+        ours = [stored for stored in batch if stored.seq > self.sequence and stored.kind in kinds]
+        if ours:
+            await self.write(ours)
 
     async def _write(self, batch: Sequence[Stored]) -> None:
         async with self.connection.transaction():
@@ -428,35 +446,33 @@ class Projector:
         self._within_s = batch_s
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for projection in self._projections:
-                group.create_task(self._keep(projection))
+        async with asyncio.TaskGroup() as tasks:
+            for group in groups(self._projections):
+                tasks.create_task(self._keep(group))
 
-    async def _keep(self, projection: Projection) -> None:
-        """One projection, over all that happens to its servers."""
+    async def _keep(self, group: list[Projection]) -> None:
+        """One group, over all that happens to its servers, until none of its projections is left."""
+        names = ", ".join(projection.name for projection in group)
         delay_s = 0.1
-        while True:
+        while group:
             try:
-                connection = await postgres.connect(self._url, f"labledger {projection.name}")
+                connection = await postgres.connect(self._url, f"labledger {names}")
                 async with connection:
                     await prepare(connection)
-                    await self._alone(connection, projection)
+                    for projection in group:
+                        await self._alone(connection, projection)
                     delay_s = 0.1
-                    await self._project(connection, projection)
+                    await self._project(connection, group)
             except AnotherWriter as error:
                 log.info("%s; looking again", error)
-            except Poison as poison:
-                log.error("projection %s stops: %s", projection.name, poison)
-                await self._say_stopped(projection, str(poison))
-                return
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-                log.warning("projection %s waits for Postgres: %s", projection.name, str(error).splitlines()[0])
+                log.warning("projections %s wait for Postgres: %s", names, str(error).splitlines()[0])
             except Unavailable as error:
                 if self._bus.closing:
                     return
-                log.warning("projection %s waits for NATS: %s", projection.name, error)
+                log.warning("projections %s wait for NATS: %s", names, error)
             except BusError as error:
-                log.error("projection %s: %s", projection.name, error)
+                log.error("projections %s: %s", names, error)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 2.0)
 
@@ -471,29 +487,41 @@ class Projector:
                 return
             await asyncio.sleep(0.5)
 
-    async def _project(self, connection: Connection, projection: Projection) -> None:
+    async def _writer(self, connection: Connection, projection: Projection) -> _Writer:
+        """The writer of the live generation; of an older version of the code, it is built anew first."""
         live = await live_generation(connection, projection.name)
         if live is None:
-            writer = await new_generation(connection, projection, live=True)
-        elif live["version"] != projection.version:
+            return await new_generation(connection, projection, live=True)
+        if live["version"] != projection.version:
             log.info("projection %s: version %d beside %d", projection.name, projection.version, live["version"])
             await rebuild(self._bus, connection, projection)
-            return await self._project(connection, projection)
-        else:
-            writer = _Writer(connection, projection, live["generation"], live["sequence"])
-        async with Subscription(self._bus, writer.sequence, projection.subjects) as events:
+            return await self._writer(connection, projection)
+        return _Writer(connection, projection, live["generation"], live["sequence"])
+
+    async def _project(self, connection: Connection, group: list[Projection]) -> None:
+        writers = [await self._writer(connection, projection) for projection in group]
+        subjects = sorted({subject for projection in group for subject in projection.subjects})
+        followed = 0.0
+        async with Subscription(self._bus, min(writer.sequence for writer in writers), subjects) as events:
             wait_s = 0.0
-            while True:
+            while group:
                 batch = await events.next_batch(self._most, wait_s, idle_s=FOLLOW_S)
-                if batch:
-                    await writer.write(batch)
-                    # Under load batches fill up; alone, an event is written at once.
-                    wait_s = self._within_s if len(batch) > 10 else 0.0
-                else:
-                    wait_s = 0.0
+                for writer in list(writers) if batch else ():
+                    try:
+                        await writer.write_ours(batch)
+                    except Poison as poison:
+                        log.error("projection %s stops: %s", writer.projection.name, poison)
+                        writers.remove(writer)
+                        group.remove(writer.projection)
+                        await self._say_stopped(writer.projection, str(poison))
+                # Under load batches fill up; alone, an event is written at once.
+                wait_s = self._within_s if len(batch) > 10 else 0.0
+                if not batch or time.monotonic() - followed > FOLLOW_S:
+                    followed = time.monotonic()
                     reached = await events.nothing_before()
-                    if reached > writer.sequence:
-                        await writer.follow(reached)
+                    for writer in writers:
+                        if reached > writer.sequence:
+                            await writer.follow(reached)
 
     async def _say_stopped(self, projection: Projection, reason: str) -> None:
         with suppress(psycopg.Error):

@@ -196,9 +196,11 @@ async def test_an_event_that_cannot_be_digested_stops_its_projection_and_no_othe
         commands = await place.bus("commands")
         headers = {"ce-type": "sample.from_the_future.v1", "ce-time": "2026-11-20T12:00:00Z", "ce-id": "x"}
         await commands.publish("evt.sample.unknown", b"{}", headers)
+        # One that shares its pull loop with another, too.
+        await commands.publish("evt.scan.unknown", b"{}", headers | {"ce-type": "scan.from_the_future.v1"})
         await life.go_on(20)
         sequence = await last_sequence(commands)
-        await wait_for(postgres_url, sequence, [p.name for p in projections() if p.name != "samples"])
+        await wait_for(postgres_url, sequence, [p.name for p in projections() if p.name not in ("samples", "scans")])
         async with await postgres.connect(postgres_url, "test") as connection, asyncio.timeout(10):
             while True:
                 found = await connection.execute("select * from labledger.projections where name = 'samples'")
