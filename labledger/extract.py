@@ -43,7 +43,9 @@ def extract_file(path: Path, out: Path, options: Any) -> dict[str, Any]:
     return prediction
 
 
-def extract_files(images: Sequence[Path], out: Path, *, method: str = "standard", calibration: Path | None = None, page: int = 0) -> int:
+def extract_files(
+    images: Sequence[Path], out: Path, *, method: str = "standard", calibration: Path | None = None, page: int = 0
+) -> int:
     """Extract all images into `out`, one line a picture on stdout; how many failed."""
     from adapters.curves.extract import Given, Method, Options
 
@@ -63,7 +65,9 @@ def extract_files(images: Sequence[Path], out: Path, *, method: str = "standard"
             print(f"{image}: could not be read ({type(error).__name__}: {error})", file=sys.stderr)
             continue
         notes = "; ".join(found["notes"])
-        print(f"{image}: {len(found['curves'])} curves, confidence {found['confidence']:.2f}, {found['seconds']:.2f} s{'; ' + notes if notes else ''}")
+        print(
+            f"{image}: {len(found['curves'])} curves, confidence {found['confidence']:.2f}, {found['seconds']:.2f} s{'; ' + notes if notes else ''}"
+        )
     return failed
 
 
@@ -73,11 +77,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, ... or PDF")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--method", choices=("standard", "legacy", "llm"), default="standard")
-    parser.add_argument("--calibration", type=Path, metavar="FILE", help="axes by two points each, as a result's `calibration`")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="axes by two points each, as a result's `calibration`"
+    )
     parser.add_argument("--page", type=int, default=1, help="page of a PDF, counted from 1")
     arguments = parser.parse_args(argv)
     try:
-        return 1 if extract_files(arguments.images, arguments.out, method=arguments.method, calibration=arguments.calibration, page=arguments.page - 1) else 0
+        return (
+            1
+            if extract_files(
+                arguments.images,
+                arguments.out,
+                method=arguments.method,
+                calibration=arguments.calibration,
+                page=arguments.page - 1,
+            )
+            else 0
+        )
     except (Refused, OSError, ValueError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -36,7 +36,9 @@ def fits(places: Floats, labels: Sequence[Label], length: float, *, rising: bool
     tolerance = max(0.012 * length, 2.5)
     options = [(i, v, w * (0.5 + 0.5 * labels[i].score)) for i in range(len(labels)) for v, w in labels[i].meanings]
     for scale in ("linear", "log"):
-        usable = [(i, math.log10(v) if scale == "log" else v, v, w) for i, v, w in options if scale == "linear" or v > 0]
+        usable = [
+            (i, math.log10(v) if scale == "log" else v, v, w) for i, v, w in options if scale == "linear" or v > 0
+        ]
         if len(usable) < 2:
             continue
         index = np.array([q[0] for q in usable])
@@ -168,7 +170,9 @@ def snapped(fit: Fit, places: Floats, strokes: Floats, length: float) -> Fit:
     return Fit(fit.scale, slope, offset, fit.members, fit.weight, fit.error_px)
 
 
-def axis_of(labels: Sequence[Label], places: Floats, strokes: Floats, p0: float, p1: float, *, upwards: bool) -> Axis | None:
+def axis_of(
+    labels: Sequence[Label], places: Floats, strokes: Floats, p0: float, p1: float, *, upwards: bool
+) -> Axis | None:
     """The axis whose frame ends are at pixels p0 (its low end: left or bottom) and p1. None when labels do not agree."""
     length = abs(p1 - p0)
     candidates = fits(places, labels, length, rising=None)

@@ -25,7 +25,9 @@ class Calibration:
 
     @property
     def merit(self) -> float:
-        return sum((a.confidence + 0.08 * min(len(a.ticks), 6)) for a in (self.x, self.y) if a) + 0.08 * self.frame.score
+        return (
+            sum((a.confidence + 0.08 * min(len(a.ticks), 6)) for a in (self.x, self.y) if a) + 0.08 * self.frame.score
+        )
 
 
 def text_level(ink: Grey, noise: float) -> float:

@@ -14,7 +14,19 @@ from adapters.curves.ink import Layer
 from adapters.curves.shapes import Axis, Mask, Path
 
 FEATURES = ("axes", "unexplained", "gaps", "doubt", "crowd", "ends", "black", "unsupported", "shared", "grid")
-WEIGHTS: dict[str, float] = {"bias": 3.2, "axes": 3.0, "unexplained": -9.0, "gaps": -4.0, "doubt": -0.8, "crowd": -0.35, "ends": -2.2, "black": -0.3, "unsupported": -5.0, "shared": -2.0, "grid": 0.0}
+WEIGHTS: dict[str, float] = {
+    "bias": 3.2,
+    "axes": 3.0,
+    "unexplained": -9.0,
+    "gaps": -4.0,
+    "doubt": -0.8,
+    "crowd": -0.35,
+    "ends": -2.2,
+    "black": -0.3,
+    "unsupported": -5.0,
+    "shared": -2.0,
+    "grid": 0.0,
+}
 
 
 def drawn(paths: Sequence[Path], layer: Layer, grow: float) -> Mask:
@@ -50,7 +62,10 @@ def loose_ends(path: Path, layers: Sequence[Layer]) -> float:
     """How many of a path's two ends stop where other ink goes on nearby: 0, 0.5 or 1."""
     layer = next((q for q in layers if q.colour == path.colour), layers[0])
     loose = 0
-    for tip, inner in ((path.points[0], path.points[min(len(path.points) - 1, 12)]), (path.points[-1], path.points[max(0, len(path.points) - 13)])):
+    for tip, inner in (
+        (path.points[0], path.points[min(len(path.points) - 1, 12)]),
+        (path.points[-1], path.points[max(0, len(path.points) - 13)]),
+    ):
         d = tip - inner
         n = float(np.hypot(*d))
         if n < 1:
@@ -65,7 +80,18 @@ def loose_ends(path: Path, layers: Sequence[Layer]) -> float:
 def features(x: Axis | None, y: Axis | None, paths: Sequence[Path], layers: Sequence[Layer]) -> dict[str, float]:
     axes = min(x.confidence if x else 0.0, y.confidence if y else 0.0)
     if not paths or not layers:
-        return {"axes": axes - 1, "unexplained": 1.0, "gaps": 1.0, "doubt": 1.0, "crowd": 1.0, "ends": 1.0, "black": 1.0, "unsupported": 1.0, "shared": 1.0, "grid": 0.0}
+        return {
+            "axes": axes - 1,
+            "unexplained": 1.0,
+            "gaps": 1.0,
+            "doubt": 1.0,
+            "crowd": 1.0,
+            "ends": 1.0,
+            "black": 1.0,
+            "unsupported": 1.0,
+            "shared": 1.0,
+            "grid": 0.0,
+        }
     black = sum(1 for p in paths if not p.details.get("chromatic")) - 1
     return {
         "axes": axes - 1,

@@ -67,7 +67,9 @@ class Given:
             count = data.get("count")
             given = Given(given.x, given.y, None if count is None else int(count), colours)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise Refused(f"the calibration cannot be used ({type(error).__name__}: {error}); give x and y, each with scale and two calibration points of value and px") from None
+            raise Refused(
+                f"the calibration cannot be used ({type(error).__name__}: {error}); give x and y, each with scale and two calibration points of value and px"
+            ) from None
         for letter, a, along in (("x", given.x, 0), ("y", given.y, 1)):
             if a.scale not in ("linear", "log"):
                 raise Refused(f"the {letter} axis has scale {a.scale!r}; it must be linear or log")
@@ -81,7 +83,11 @@ class Given:
     def from_truth(axes: Mapping[str, Any]) -> "Given":
         def one(a: Mapping[str, Any]) -> GivenAxis:
             first, second = a["calibration"][:2]
-            return GivenAxis(a["scale"], (float(first["value"]), float(second["value"])), ((float(first["px"][0]), float(first["px"][1])), (float(second["px"][0]), float(second["px"][1]))))
+            return GivenAxis(
+                a["scale"],
+                (float(first["value"]), float(second["value"])),
+                ((float(first["px"][0]), float(first["px"][1])), (float(second["px"][0]), float(second["px"][1]))),
+            )
 
         return Given(one(axes["x"]), one(axes["y"]))
 
@@ -127,7 +133,11 @@ class Extraction:
         """The axes as two points each in source pixels, to be corrected by hand and given back."""
         if self.x is None or self.y is None:
             return None
-        corners = self.picture.to_source(np.array([(self.x.p0, self.y.p0), (self.x.p1, self.y.p0), (self.x.p0, self.y.p1)])).round(2).tolist()
+        corners = (
+            self.picture.to_source(np.array([(self.x.p0, self.y.p0), (self.x.p1, self.y.p0), (self.x.p0, self.y.p1)]))
+            .round(2)
+            .tolist()
+        )
 
         def points(a: Axis, first: list[float], second: list[float]) -> dict[str, Any]:
             return {"scale": a.scale, "calibration": [{"value": a.v0, "px": first}, {"value": a.v1, "px": second}]}
@@ -140,11 +150,23 @@ class Extraction:
 
         return {
             "axes": {"x": axis(self.x), "y": axis(self.y)},
-            "curves": [{"name": c.name, "x": short(c.x), "y": short(c.y), "confidence": round(c.confidence, 4), "colour": list(c.colour)} for c in self.curves],
+            "curves": [
+                {
+                    "name": c.name,
+                    "x": short(c.x),
+                    "y": short(c.y),
+                    "confidence": round(c.confidence, 4),
+                    "colour": list(c.colour),
+                }
+                for c in self.curves
+            ],
             "seconds": round(sum(self.timings_s.values()), 4),
             "confidence": round(self.confidence, 4),
             "accepted": self.confidence >= ACCEPTED,
-            "axis_confidence": {"x": round(self.x.confidence, 4) if self.x else 0.0, "y": round(self.y.confidence, 4) if self.y else 0.0},
+            "axis_confidence": {
+                "x": round(self.x.confidence, 4) if self.x else 0.0,
+                "y": round(self.y.confidence, 4) if self.y else 0.0,
+            },
             "calibration": self.calibration(),
             "timings_s": {k: round(v, 4) for k, v in self.timings_s.items()},
             "notes": list(self.notes),
@@ -158,7 +180,12 @@ def given_calibration(picture: Picture, given: Given) -> Calibration:
     box = Box(min(xa[0], xb[0]), min(ya[1], yb[1]), max(xa[0], xb[0]), max(ya[1], yb[1]))
     level = max(14.0, 0.2 * text_level(picture.ink, picture.noise))
     length = int(0.16 * min(picture.ink.shape))
-    frame = settled(Frame(box), strokes(picture.ink, level, length, upright=False), strokes(picture.ink, level, length, upright=True), 0.0)
+    frame = settled(
+        Frame(box),
+        strokes(picture.ink, level, length, upright=False),
+        strokes(picture.ink, level, length, upright=True),
+        0.0,
+    )
 
     def one(g: GivenAxis, p0: float, p1: float) -> Axis:
         return Axis(g.scale, p0, p1, g.values[0], g.values[1])
@@ -201,7 +228,13 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         calibration = given_calibration(picture, options.calibration)
         labels = calibrate_frame(picture, calibration.frame, text_level(picture.ink, picture.noise), text.read)
         assert calibration.x and calibration.y
-        calibration = Calibration(calibration.frame, with_ticks(calibration.x, labels.x), with_ticks(calibration.y, labels.y), labels.x_labels, labels.y_labels)
+        calibration = Calibration(
+            calibration.frame,
+            with_ticks(calibration.x, labels.x),
+            with_ticks(calibration.y, labels.y),
+            labels.x_labels,
+            labels.y_labels,
+        )
     elif found is None:
         if options.method == "llm":
             ask(options.adviser, rgb)
@@ -233,19 +266,47 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     paths = names_by_advice(paths, advice.get("names"), picture)
     lap("names")
     seen = features(x, y, paths, layers)
-    confidence = chance(seen) if options.method != "legacy" else 0.3 * min(x.confidence if x else 0.0, y.confidence if y else 0.0)
+    confidence = (
+        chance(seen)
+        if options.method != "legacy"
+        else 0.3 * min(x.confidence if x else 0.0, y.confidence if y else 0.0)
+    )
     if x is None or y is None or not paths:
         confidence = min(confidence, 0.05)
-    notes: list[str] = [f"the {letter} axis could not be read; give a calibration" for letter, a in (("x", x), ("y", y)) if a is None]
+    notes: list[str] = [
+        f"the {letter} axis could not be read; give a calibration" for letter, a in (("x", x), ("y", y)) if a is None
+    ]
     if not paths:
         notes.append("no curve was found inside the plot")
     curves: list[Curve] = []
     if x and y:
         for p in paths:
             sure = confidence ** (1 / max(1, len(paths)))
-            curves.append(Curve(p.name, x.values(p.points[:, 0]), y.values(p.points[:, 1]), picture.to_source(p.points), sure, p.colour))
+            curves.append(
+                Curve(
+                    p.name,
+                    x.values(p.points[:, 0]),
+                    y.values(p.points[:, 1]),
+                    picture.to_source(p.points),
+                    sure,
+                    p.colour,
+                )
+            )
     lap("check")
-    return Extraction(x, y, tuple(curves), confidence, times, picture, frame, tuple(paths), tuple(words), tuple(notes), seen, tuple(layers))
+    return Extraction(
+        x,
+        y,
+        tuple(curves),
+        confidence,
+        times,
+        picture,
+        frame,
+        tuple(paths),
+        tuple(words),
+        tuple(notes),
+        seen,
+        tuple(layers),
+    )
 
 
 def names_by_advice(paths: Sequence[Path], advice: object, picture: Picture) -> list[Path]:
@@ -270,7 +331,11 @@ def chosen(paths: Sequence[Path], given: Given | None) -> list[Path]:
     """What the caller said about colours and number, applied."""
     out = list(paths)
     if given and given.colours:
-        out = [p for p in out if min(sum((a - b) ** 2 for a, b in zip(p.colour, c, strict=True)) for c in given.colours) < 90**2]
+        out = [
+            p
+            for p in out
+            if min(sum((a - b) ** 2 for a, b in zip(p.colour, c, strict=True)) for c in given.colours) < 90**2
+        ]
     if given and given.count is not None:
         out = sorted(out, key=lambda p: -float(p.details.get("fresh", 0.0)))[: given.count]
     return out

@@ -15,7 +15,9 @@ def strokes(ink: Grey, level: float, length: int, *, upright: bool) -> list[Line
     # One pixel of slack across the stroke lets a line that is a little tilted survive.
     slack = np.asarray(cv2.dilate(dark, np.ones((3, 1), np.uint8)), np.uint8)
     opened = np.asarray(cv2.morphologyEx(slack, cv2.MORPH_OPEN, np.ones((1, length), np.uint8)), np.uint8) & dark
-    opened = np.asarray(cv2.morphologyEx(opened, cv2.MORPH_CLOSE, np.ones((1, max(3, length // 6)), np.uint8)), np.uint8)
+    opened = np.asarray(
+        cv2.morphologyEx(opened, cv2.MORPH_CLOSE, np.ones((1, max(3, length // 6)), np.uint8)), np.uint8
+    )
     count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
     found: list[Line] = []
     for i in range(1, count):
@@ -53,7 +55,13 @@ def joined(lines: list[Line]) -> list[Line]:
             here = min(last.length * last.cover + line.length * line.cover, end - start)
             weight = last.length / (last.length + line.length)
             at = last.at * weight + line.at * (1 - weight)
-            out[-1] = Line(at, start, end, max(last.thick, line.thick) if weight in (0, 1) else last.thick * weight + line.thick * (1 - weight), here / max(end - start, 1))
+            out[-1] = Line(
+                at,
+                start,
+                end,
+                max(last.thick, line.thick) if weight in (0, 1) else last.thick * weight + line.thick * (1 - weight),
+                here / max(end - start, 1),
+            )
         else:
             out.append(line)
     return out
@@ -149,19 +157,43 @@ def boxes(dark: Mask, rows: list[Line], columns: list[Line], most: int) -> list[
             if bottom < 0.55 or at_left < 0.55:
                 continue
             at_top, at_right = cover("row", y0, x0, x1), cover("column", x1, y0, y1)
-            inside = (ats > y0 - near) & (ats < y1 + near) & (np.minimum(ends, x1) - np.maximum(starts, x0) > 0.3 * np.minimum(lengths, x1 - x0))
-            cinside = (cats > x0 - near) & (cats < x1 + near) & (np.minimum(cends, y1) - np.maximum(cstarts, y0) > 0.3 * np.minimum(clengths, y1 - y0))
+            inside = (
+                (ats > y0 - near)
+                & (ats < y1 + near)
+                & (np.minimum(ends, x1) - np.maximum(starts, x0) > 0.3 * np.minimum(lengths, x1 - x0))
+            )
+            cinside = (
+                (cats > x0 - near)
+                & (cats < x1 + near)
+                & (np.minimum(cends, y1) - np.maximum(cstarts, y0) > 0.3 * np.minimum(clengths, y1 - y0))
+            )
             # Strokes that run on beyond the box say that the box is only a part of the plot.
             out = 0.0
             fit = 0.0
             if inside.any():
                 beyond = np.maximum(x0 - starts[inside], 0) + np.maximum(ends[inside] - x1, 0)
-                out += float((np.clip(beyond / (x1 - x0) - 0.03, 0, 0.5) * lengths[inside]).sum() / lengths[inside].sum())
-                fit += float(((np.abs(starts[inside] - x0) < near).astype(float) + (np.abs(ends[inside] - x1) < near)).mean()) / 2
+                out += float(
+                    (np.clip(beyond / (x1 - x0) - 0.03, 0, 0.5) * lengths[inside]).sum() / lengths[inside].sum()
+                )
+                fit += (
+                    float(
+                        ((np.abs(starts[inside] - x0) < near).astype(float) + (np.abs(ends[inside] - x1) < near)).mean()
+                    )
+                    / 2
+                )
             if cinside.any():
                 beyond = np.maximum(y0 - cstarts[cinside], 0) + np.maximum(cends[cinside] - y1, 0)
-                out += float((np.clip(beyond / (y1 - y0) - 0.03, 0, 0.5) * clengths[cinside]).sum() / clengths[cinside].sum())
-                fit += float(((np.abs(cstarts[cinside] - y0) < near).astype(float) + (np.abs(cends[cinside] - y1) < near)).mean()) / 2
+                out += float(
+                    (np.clip(beyond / (y1 - y0) - 0.03, 0, 0.5) * clengths[cinside]).sum() / clengths[cinside].sum()
+                )
+                fit += (
+                    float(
+                        (
+                            (np.abs(cstarts[cinside] - y0) < near).astype(float) + (np.abs(cends[cinside] - y1) < near)
+                        ).mean()
+                    )
+                    / 2
+                )
             area = (x1 - x0) * (y1 - y0) / (wide * high)
             score = 1.5 * (bottom + at_left) + 0.8 * (at_top + at_right) + fit - 6 * out + 1.2 * area
             box = Box(x0, y0, x1, y1)
@@ -180,16 +212,35 @@ def settled(frame: Frame, rows: list[Line], columns: list[Line], near: float) ->
     """Sides drawn to the strokes that they mean, and the strokes inside listed."""
 
     def snap(value: float, lines: list[Line], start: float, end: float) -> float:
-        close = [q for q in lines if abs(q.at - value) <= near * 1.5 and min(q.end, end) - max(q.start, start) > 0.4 * (end - start)]
+        close = [
+            q
+            for q in lines
+            if abs(q.at - value) <= near * 1.5 and min(q.end, end) - max(q.start, start) > 0.4 * (end - start)
+        ]
         return min(close, key=lambda q: abs(q.at - value)).at if close else value
 
     b = frame.box
-    box = Box(snap(b.x0, columns, b.y0, b.y1), snap(b.y0, rows, b.x0, b.x1), snap(b.x1, columns, b.y0, b.y1), snap(b.y1, rows, b.x0, b.x1))
+    box = Box(
+        snap(b.x0, columns, b.y0, b.y1),
+        snap(b.y0, rows, b.x0, b.x1),
+        snap(b.x1, columns, b.y0, b.y1),
+        snap(b.y1, rows, b.x0, b.x1),
+    )
 
     def inner(lines: list[Line], lo: float, hi: float, start: float, end: float) -> tuple[Line, ...]:
-        return tuple(q for q in lines if lo - near <= q.at <= hi + near and min(q.end, end) - max(q.start, start) > 0.4 * q.length)
+        return tuple(
+            q
+            for q in lines
+            if lo - near <= q.at <= hi + near and min(q.end, end) - max(q.start, start) > 0.4 * q.length
+        )
 
-    return Frame(box, inner(rows, box.y0, box.y1, box.x0, box.x1), inner(columns, box.x0, box.x1, box.y0, box.y1), frame.sides, frame.score)
+    return Frame(
+        box,
+        inner(rows, box.y0, box.y1, box.x0, box.x1),
+        inner(columns, box.x0, box.x1, box.y0, box.y1),
+        frame.sides,
+        frame.score,
+    )
 
 
 def regular(values: Floats) -> bool:

@@ -77,7 +77,12 @@ def palette(rgb: Rgb, strong: Mask, least: int) -> list[Floats]:
             centre = np.median(points[near], axis=0)
         near = np.sqrt((((points - centre) * weights) ** 2).sum(axis=1)) < 20
         # A washed-out rim of a stroke that was found points the same way but is paler.
-        pale = any(abs(hue_gap(centre, other)) < 0.22 and np.hypot(*centre[1:]) < 0.75 * np.hypot(*other[1:]) and centre[0] > other[0] for other in found)
+        pale = any(
+            abs(hue_gap(centre, other)) < 0.22
+            and np.hypot(*centre[1:]) < 0.75 * np.hypot(*other[1:])
+            and centre[0] > other[0]
+            for other in found
+        )
         if near.sum() >= least and not pale:
             found.append(centre)
         elif near.sum() < least:
@@ -204,7 +209,13 @@ def grid_bands(found: Sequence[Band], expected: Floats, length: int) -> list[Ban
     out: list[Band] = []
     for band in found:
         at_comb = len(expected) > 0 and float(np.abs(expected - band.at).min()) <= tolerance + 0.3 * band.thick
-        if band.core and many and at_comb and band.thick > 1.7 * thin + 1 and band.core[1] - band.core[0] + 1 <= 3 * thin + 2:
+        if (
+            band.core
+            and many
+            and at_comb
+            and band.thick > 1.7 * thin + 1
+            and band.core[1] - band.core[0] + 1 <= 3 * thin + 2
+        ):
             out.append(Band(band.core[0], band.core[1], band.cover, band.core))
         elif at_comb and band.cover > (0.3 if many else 0.45):
             out.append(band if band.thick <= 1.7 * thin + 1 else centred(band, expected, thin))
@@ -268,7 +279,12 @@ def riding(mask: Mask, bands: Sequence[Band]) -> Mask:
         runs = run_through(part, round(band.at) - top)
         thick = runs >= max(own + 2.5, 1.6 * own)
         # A curve that only crosses is thick for a few pixels; the fill by closing has that already.
-        thick = np.asarray(cv2.morphologyEx(thick.astype(np.uint8)[None], cv2.MORPH_OPEN, np.ones((1, max(5, round(4 * own))), np.uint8)), np.bool_)[0]
+        thick = np.asarray(
+            cv2.morphologyEx(
+                thick.astype(np.uint8)[None], cv2.MORPH_OPEN, np.ones((1, max(5, round(4 * own))), np.uint8)
+            ),
+            np.bool_,
+        )[0]
         out[max(0, band.first - 1) : band.last + 2, thick] |= mask[max(0, band.first - 1) : band.last + 2, thick]
     return out
 
@@ -298,7 +314,9 @@ def stroke_width(mask: Mask) -> float:
     if not mask.any():
         return 1.0
     distance = np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3), np.float64)
-    ridge = distance[(distance >= np.asarray(cv2.dilate(distance.astype(np.float32), np.ones((3, 3), np.uint8)))) & mask]
+    ridge = distance[
+        (distance >= np.asarray(cv2.dilate(distance.astype(np.float32), np.ones((3, 3), np.uint8)))) & mask
+    ]
     return float(max(1.0, 2 * np.median(ridge) - 1)) if len(ridge) else 1.0
 
 
@@ -324,7 +342,9 @@ def without_text(mask: Mask, text: Mask) -> Mask:
     return mask & ~text
 
 
-def layers_of(rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Sequence[Box], noise: float) -> list[Layer]:
+def layers_of(
+    rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Sequence[Box], noise: float
+) -> list[Layer]:
     """Curve ink by colour, the strongest layers first."""
     x0, y0, x1, y1 = plot_area(frame)
     part = np.ascontiguousarray(rgb[y0:y1, x0:x1])
@@ -349,7 +369,11 @@ def layers_of(rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Seq
     masks: list[tuple[Mask, tuple[int, int, int], bool]] = []
     if colours:
         # A rim pixel mixes a colour with the paper: it lies on the line between them in Lab.
-        white = np.median(lab[strength < weak_level].reshape(-1, 3), axis=0) if (strength < weak_level).any() else np.array([100.0, 0, 0])
+        white = (
+            np.median(lab[strength < weak_level].reshape(-1, 3), axis=0)
+            if (strength < weak_level).any()
+            else np.array([100.0, 0, 0])
+        )
         costs: list[Floats] = []
         mix: list[Floats] = []
         for centre in colours:
@@ -364,7 +388,16 @@ def layers_of(rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Seq
             mask = coloured & (best == k) & (mix[k] > 0.42) & (least < 30)
             masks.append((mask, lab_to_rgb(centre), True))
     grey = ~coloured
-    level = max(0.42 * top, weak_level) if not colours else max(0.42 * float(np.percentile(strength[grey & (strength > 25)], 95)) if (grey & (strength > 25)).sum() > 50 else 110.0, weak_level)
+    level = (
+        max(0.42 * top, weak_level)
+        if not colours
+        else max(
+            0.42 * float(np.percentile(strength[grey & (strength > 25)], 95))
+            if (grey & (strength > 25)).sum() > 50
+            else 110.0,
+            weak_level,
+        )
+    )
     masks.append((grey & (strength > level), (0, 0, 0), False))
     masks = without_rims(masks)
     allink = strength > weak_level
@@ -377,7 +410,9 @@ def layers_of(rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Seq
         rows = grid_bands(found_rows, comb(y, [q for q in found_rows if q.cover > 0.5], y0, h), h)
         columns = grid_bands(found_columns, comb(x, [q for q in found_columns if q.cover > 0.5], x0, w), w)
         solid = [q for q in rows if mask[q.first : q.last + 1].any() and mask[q.first : q.last + 1].mean() > 0.1]
-        solid_c = [q for q in columns if mask[:, q.first : q.last + 1].any() and mask[:, q.first : q.last + 1].mean() > 0.1]
+        solid_c = [
+            q for q in columns if mask[:, q.first : q.last + 1].any() and mask[:, q.first : q.last + 1].mean() > 0.1
+        ]
         bare, grid = without_grid(mask, solid, solid_c)
         bare &= ~edge
         if not chromatic:
@@ -386,7 +421,9 @@ def layers_of(rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Seq
         for other, _, is_colour in masks:
             if other is not mask and (is_colour or chromatic):
                 others |= other
-        hidden = grid & mask | text | np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
+        hidden = (
+            grid & mask | text | np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
+        )
         thick = stroke_width(bare)
         bare = without_specks(bare, max(2, round(0.6 * thick)))
         layers.append(Layer(bare, hidden, allink, text, colour, chromatic, origin, thick))

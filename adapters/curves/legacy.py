@@ -8,7 +8,14 @@ from adapters.curves.ink import layers_of
 from adapters.curves.shapes import Axis, Box, Frame, Path
 
 
-def scan(rgb: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]], frame: Frame, x: Axis | None, y: Axis | None, texts: Sequence[Box], noise: float) -> list[Path]:
+def scan(
+    rgb: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]],
+    frame: Frame,
+    x: Axis | None,
+    y: Axis | None,
+    texts: Sequence[Box],
+    noise: float,
+) -> list[Path]:
     """Column scan of each colour's ink; no crossings, no gaps, no shared strokes."""
     out: list[Path] = []
     for layer in layers_of(rgb, frame, x, y, texts, noise):
@@ -17,5 +24,9 @@ def scan(rgb: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]], frame: Frame
             continue
         rows = np.array([float(np.median(np.nonzero(layer.mask[:, c])[0])) for c in columns])
         points = np.c_[columns.astype(np.float64), rows] + np.array(layer.origin, np.float64)
-        out.append(Path(points, layer.colour, layer.thick, details={"fresh": float(len(columns)), "chromatic": layer.chromatic}))
+        out.append(
+            Path(
+                points, layer.colour, layer.thick, details={"fresh": float(len(columns)), "chromatic": layer.chromatic}
+            )
+        )
     return out

@@ -21,8 +21,8 @@ from adapters.curves.ticks import Label
 from domain.errors import Refused
 
 ASK = (
-    "This is a plot. Answer with JSON only: {\"x\": {\"scale\": \"linear|log\", \"min\": number, \"max\": number}, "
-    "\"y\": {...}, \"names\": [{\"name\": text, \"at\": [x, y]}]}. min and max are the values at the left/right and "
+    'This is a plot. Answer with JSON only: {"x": {"scale": "linear|log", "min": number, "max": number}, '
+    '"y": {...}, "names": [{"name": text, "at": [x, y]}]}. min and max are the values at the left/right and '
     "bottom/top borders of the plot area. Each name has a pixel of this picture on its curve. Leave out what you cannot read."
 )
 
@@ -48,15 +48,23 @@ class Adviser:
 def ask(adviser: Adviser | None, rgb: Rgb) -> dict[str, Any]:
     """The model's answer. Raises AdviserOff without an endpoint or key, AdviserWrong when there is no usable answer."""
     if adviser is None or not adviser.url or not adviser.key:
-        raise AdviserOff("the method llm is off: set the address, model and key of an OpenAI-compatible endpoint, or use the method standard")
+        raise AdviserOff(
+            "the method llm is off: set the address, model and key of an OpenAI-compatible endpoint, or use the method standard"
+        )
     if not adviser.url.startswith(("http://", "https://")):
         raise AdviserOff(f"the adviser's address {adviser.url!r} must begin with http:// or https://")
     good, png = cv2.imencode(".png", rgb[:, :, ::-1])
     assert good
     picture = "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()
     content = [{"type": "text", "text": ASK}, {"type": "image_url", "image_url": {"url": picture}}]
-    body = json.dumps({"model": adviser.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}).encode()
-    request = urllib.request.Request(adviser.url.rstrip("/") + "/chat/completions", body, {"Content-Type": "application/json", "Authorization": f"Bearer {adviser.key}"})  # noqa: S310
+    body = json.dumps(
+        {"model": adviser.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
+    ).encode()
+    request = urllib.request.Request(
+        adviser.url.rstrip("/") + "/chat/completions",
+        body,
+        {"Content-Type": "application/json", "Authorization": f"Bearer {adviser.key}"},
+    )
     try:
         with urllib.request.urlopen(request, timeout=adviser.timeout_s) as answer:  # noqa: S310
             text = str(json.loads(answer.read(2_000_000))["choices"][0]["message"]["content"])
@@ -89,7 +97,9 @@ def confirmed(proposal: object, labels: Sequence[Label], places: Sequence[float]
         if any(abs(float(axis.pixels(np.array([v]))[0]) - place) < 0.02 * abs(p1 - p0) for v in values):
             agree += 1
     if agree < 2:
-        raise AdviserWrong(f"only {agree} of the labels in the picture agree with the adviser's axis from {v0:g} to {v1:g}")
+        raise AdviserWrong(
+            f"only {agree} of the labels in the picture agree with the adviser's axis from {v0:g} to {v1:g}"
+        )
     return replace(axis, confidence=min(0.9, 0.5 + 0.1 * agree))
 
 

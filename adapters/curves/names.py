@@ -10,7 +10,19 @@ from scipy.optimize import linear_sum_assignment
 
 from adapters.curves.shapes import Box, Floats, Frame, Path, Rgb, Word
 
-SPOILT = {"℃": "°C", "℉": "°F", "Ω": "Ω", "：": ":", "（": "(", "）": ")", "，": ",", "＝": "=", "−": "-", "–": "-", "—": "-"}
+SPOILT = {
+    "℃": "°C",
+    "℉": "°F",
+    "Ω": "Ω",
+    "：": ":",
+    "（": "(",
+    "）": ")",
+    "，": ",",
+    "＝": "=",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+}
 
 
 def tidy(text: str) -> str:
@@ -51,7 +63,9 @@ def sample_beside(rgb: Rgb, box: Box) -> tuple[Box, Floats] | None:
         return None
     line = part[rows[0] : rows[-1] + 1, run[0] : run[-1] + 1][inked[rows[0] : rows[-1] + 1, run[0] : run[-1] + 1]]
     strongest = line[np.abs(line - paper).max(axis=1) >= np.percentile(np.abs(line - paper).max(axis=1), 60)]
-    return Box(x0 + float(run[0]), box.y0, x0 + float(run[-1]), box.y1), np.asarray(np.median(strongest, axis=0), np.float64)
+    return Box(x0 + float(run[0]), box.y0, x0 + float(run[-1]), box.y1), np.asarray(
+        np.median(strongest, axis=0), np.float64
+    )
 
 
 def legend_of(rgb: Rgb, words: Sequence[Word], frame: Frame) -> list[tuple[Word, Box, Floats]]:
@@ -59,7 +73,7 @@ def legend_of(rgb: Rgb, words: Sequence[Word], frame: Frame) -> list[tuple[Word,
     b = frame.box
     found: list[tuple[Word, Box, Floats]] = []
     for word in words:
-        if word.upright or not may_name(tidy(word.text)) and len(tidy(word.text)) < 2:
+        if word.upright or (not may_name(tidy(word.text)) and len(tidy(word.text)) < 2):
             continue
         inside = b.x0 < word.box.cx and b.y0 - 0.2 * b.height < word.box.cy < b.y1
         sample = sample_beside(rgb, word.box) if inside else None
@@ -67,7 +81,12 @@ def legend_of(rgb: Rgb, words: Sequence[Word], frame: Frame) -> list[tuple[Word,
             found.append((word, *sample))
     best: list[tuple[Word, Box, Floats]] = []
     for word, _, _ in found:
-        column = [q for q in found if abs(q[1].x0 - next(s for w, s, _ in found if w is word).x0) < 1.2 * word.box.height and abs(q[0].box.x0 - word.box.x0) < 1.5 * word.box.height]
+        column = [
+            q
+            for q in found
+            if abs(q[1].x0 - next(s for w, s, _ in found if w is word).x0) < 1.2 * word.box.height
+            and abs(q[0].box.x0 - word.box.x0) < 1.5 * word.box.height
+        ]
         if len(column) > len(best):
             best = column
     return sorted(best, key=lambda q: q[0].box.cy) if len(best) >= 2 else []
@@ -83,7 +102,12 @@ def in_legend(path: Path, legend: Sequence[tuple[Word, Box, Floats]]) -> bool:
     """True for a sample of the legend that was traced as a curve."""
     for word, sample, _ in legend:
         area = Box(sample.x0 - 4, sample.y0, word.box.x1, word.box.y1)
-        inside = (path.points[:, 0] > area.x0 - 2) & (path.points[:, 0] < area.x1 + 2) & (path.points[:, 1] > area.y0 - 2) & (path.points[:, 1] < area.y1 + 2)
+        inside = (
+            (path.points[:, 0] > area.x0 - 2)
+            & (path.points[:, 0] < area.x1 + 2)
+            & (path.points[:, 1] > area.y0 - 2)
+            & (path.points[:, 1] < area.y1 + 2)
+        )
         if float(inside.mean()) > 0.8:
             return True
     return False
@@ -114,7 +138,15 @@ def colour_on(rgb: Rgb, path: Path) -> Floats:
 def by_place(paths: Sequence[Path], words: Sequence[Word], frame: Frame) -> list[Path]:
     """Labels at the curves: each name to the curve that runs through or next to it, one name a curve."""
     b = frame.box
-    near = [w for w in words if not w.upright and w.score > 0.6 and may_name(tidy(w.text)) and b.grown(0.02 * b.width).x0 < w.box.cx < b.x1 + 0.15 * b.width and b.y0 - 0.03 * b.height < w.box.cy < b.y1]
+    near = [
+        w
+        for w in words
+        if not w.upright
+        and w.score > 0.6
+        and may_name(tidy(w.text))
+        and b.grown(0.02 * b.width).x0 < w.box.cx < b.x1 + 0.15 * b.width
+        and b.y0 - 0.03 * b.height < w.box.cy < b.y1
+    ]
     if not near:
         return list(paths)
     reach = 0.06 * float(np.hypot(b.width, b.height))

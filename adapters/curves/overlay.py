@@ -6,7 +6,16 @@ import numpy as np
 from adapters.curves.extract import Extraction
 from adapters.curves.shapes import Rgb
 
-PENS = ((230, 25, 75), (0, 130, 200), (60, 160, 60), (245, 130, 48), (145, 30, 180), (0, 170, 170), (240, 50, 230), (128, 100, 0))
+PENS = (
+    (230, 25, 75),
+    (0, 130, 200),
+    (60, 160, 60),
+    (245, 130, 48),
+    (145, 30, 180),
+    (0, 170, 170),
+    (240, 50, 230),
+    (128, 100, 0),
+)
 
 
 def overlay(extraction: Extraction) -> Rgb:
@@ -18,7 +27,9 @@ def overlay(extraction: Extraction) -> Rgb:
         zoom = 2
         out = np.asarray(cv2.resize(out, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC), np.uint8)
 
-    def draw(points: np.ndarray[tuple[int, int], np.dtype[np.float64]], colour: tuple[int, int, int], width: int) -> None:
+    def draw(
+        points: np.ndarray[tuple[int, int], np.dtype[np.float64]], colour: tuple[int, int, int], width: int
+    ) -> None:
         pixels = np.round((points * zoom + (zoom - 1) / 2) * 16).astype(np.int32).reshape(-1, 1, 2)
         cv2.polylines(out, [pixels], False, colour, width, cv2.LINE_AA, shift=4)
 

@@ -17,7 +17,9 @@ def page_picture(data: bytes, page: int = 0, dpi: int = 150) -> Rgb:
     try:
         document = pdfium.PdfDocument(data)
     except pdfium.PdfiumError as error:
-        hint = "it is locked by a password; save it without one" if "password" in str(error).lower() else "it is damaged"
+        hint = (
+            "it is locked by a password; save it without one" if "password" in str(error).lower() else "it is damaged"
+        )
         raise NotReadable(f"the PDF cannot be opened: {hint}") from None
     try:
         if not 0 <= page < len(document):

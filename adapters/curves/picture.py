@@ -52,9 +52,13 @@ def decode(data: bytes) -> Rgb:
         image: Any = Image.open(io.BytesIO(data))
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise NotReadable(f"the picture has {width} x {height} pixels; at most {MAX_PIXELS:,} are read: make it smaller")
+            raise NotReadable(
+                f"the picture has {width} x {height} pixels; at most {MAX_PIXELS:,} are read: make it smaller"
+            )
         if min(width, height) < SMALL_SIDE:
-            raise NotReadable(f"the picture has only {width} x {height} pixels; a plot needs at least {SMALL_SIDE} each way")
+            raise NotReadable(
+                f"the picture has only {width} x {height} pixels; a plot needs at least {SMALL_SIDE} each way"
+            )
         image.seek(0)
         image.load()
         image = ImageOps.exif_transpose(image)
@@ -103,7 +107,9 @@ def angle_of(ink: Grey) -> float:
     """The angle in degrees (anticlockwise positive) by which strokes are turned, within 2.5 degrees."""
     high, wide = ink.shape
     shrink = max(1.0, max(high, wide) / 700)
-    small = np.asarray(cv2.resize(ink, (int(wide / shrink), int(high / shrink)), interpolation=cv2.INTER_AREA), np.float32)
+    small = np.asarray(
+        cv2.resize(ink, (int(wide / shrink), int(high / shrink)), interpolation=cv2.INTER_AREA), np.float32
+    )
     level = max(14.0, 0.16 * float(np.percentile(small, 99.5)))
     # Only ridges count (dark against both sides): filled areas and letters would flatten the profile.
     across = np.minimum(small - np.roll(small, 4, axis=0), small - np.roll(small, -4, axis=0))
@@ -162,7 +168,14 @@ def prepare(rgb: Rgb, angle_deg: float | None = None) -> Picture:
         if zoom < 1:
             rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), 0.4 / zoom), np.uint8)
         paper = [float(v) for v in np.median(rgb.reshape(-1, 3), axis=0)]
-        work = cv2.warpAffine(rgb, matrix, size, flags=flags if flags != cv2.INTER_AREA else cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=paper)
+        work = cv2.warpAffine(
+            rgb,
+            matrix,
+            size,
+            flags=flags if flags != cv2.INTER_AREA else cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=paper,
+        )
     if noise > 1.5:
         work = cv2.GaussianBlur(work, (0, 0), 0.6 * max(1.0, zoom))
     out = np.asarray(work, np.uint8)

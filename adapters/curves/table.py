@@ -16,7 +16,14 @@ def axis_title(extraction: Extraction, letter: str) -> str:
         return ""
     b = extraction.frame.box
     if letter == "x":
-        below = [w for w in extraction.words if not w.upright and w.box.y0 > b.y1 and abs(w.box.cx - b.cx) < 0.35 * b.width and any(c.isalpha() for c in w.text)]
+        below = [
+            w
+            for w in extraction.words
+            if not w.upright
+            and w.box.y0 > b.y1
+            and abs(w.box.cx - b.cx) < 0.35 * b.width
+            and any(c.isalpha() for c in w.text)
+        ]
         return min(below, key=lambda w: w.box.y0).text if below else ""
     left = [w for w in extraction.words if w.upright and w.box.x1 < b.x0 + 2 and any(c.isalpha() for c in w.text)]
     return max(left, key=lambda w: w.box.height).text if left else ""

@@ -9,7 +9,20 @@ import numpy as np
 from adapters.curves.shapes import Box, Frame, Grey, Rgb
 from adapters.curves.words import Reader, blobs, crop
 
-SI = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+SI = {
+    "f": 1e-15,
+    "p": 1e-12,
+    "n": 1e-9,
+    "u": 1e-6,
+    "µ": 1e-6,
+    "μ": 1e-6,
+    "m": 1e-3,
+    "k": 1e3,
+    "K": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,9 @@ def hull(boxes: Sequence[Box]) -> Box:
 
 def letter_height(boxes: Sequence[Box], wide: int) -> float:
     """The usual height of digits among pieces of ink, or 0."""
-    heights = np.array([b.height + 1 for b in boxes if 6 <= b.height + 1 <= 0.12 * wide and b.width < 2.2 * (b.height + 1)])
+    heights = np.array(
+        [b.height + 1 for b in boxes if 6 <= b.height + 1 <= 0.12 * wide and b.width < 2.2 * (b.height + 1)]
+    )
     return float(np.median(heights)) if len(heights) >= 2 else 0.0
 
 
@@ -73,7 +88,9 @@ def overlapping_joined(rows: list[list[Box]]) -> list[list[Box]]:
         if out:
             last_top, last_bottom = min(q.y0 for q in out[-1]), max(q.y1 for q in out[-1])
             shared = min(bottom, last_bottom) - max(top, last_top)
-            if shared > 0.15 * min(bottom - top, last_bottom - last_top) and max(bottom, last_bottom) - min(top, last_top) < 2.6 * max(q.height + 1 for q in row + out[-1]):
+            if shared > 0.15 * min(bottom - top, last_bottom - last_top) and max(bottom, last_bottom) - min(
+                top, last_top
+            ) < 2.6 * max(q.height + 1 for q in row + out[-1]):
                 out[-1] += row
                 continue
         out.append(list(row))
@@ -162,7 +179,43 @@ def meanings(text: str, exponent: str | None) -> tuple[tuple[float, float], ...]
     return tuple(out)
 
 
-LOOKALIKES = str.maketrans({"O": "0", "o": "0", "l": "1", "I": "1", "|": "1", "–": "-", "—": "-", "−": "-", "‐": "-", "~": "-", "，": ",", "。": ".", "一": "-", "Q": "0", "S": "5", "Z": "2", "B": "8", "·": ".", "：": ":", "'": "", "`": "", "_": "", " ": "", "D": "0", "〇": "0", "É": "E", "×": "x", "㎡": "", "i": "1", "!": "1", "¹": "1", "²": "2", "³": "3"})
+LOOKALIKES = str.maketrans(
+    {
+        "O": "0",
+        "o": "0",
+        "l": "1",
+        "I": "1",
+        "|": "1",
+        "–": "-",
+        "—": "-",
+        "−": "-",
+        "‐": "-",
+        "~": "-",
+        "，": ",",
+        "。": ".",
+        "一": "-",
+        "Q": "0",
+        "S": "5",
+        "Z": "2",
+        "B": "8",
+        "·": ".",
+        "：": ":",
+        "'": "",
+        "`": "",
+        "_": "",
+        " ": "",
+        "D": "0",
+        "〇": "0",
+        "É": "E",
+        "×": "x",
+        "㎡": "",
+        "i": "1",
+        "!": "1",
+        "¹": "1",
+        "²": "2",
+        "³": "3",
+    }
+)
 
 
 def clean(text: str) -> str:
@@ -220,7 +273,12 @@ def beside(ink: Grey, level: float, frame: Frame, side: str) -> list[Box]:
         if area_px < 3:
             continue
         moved = Box(box.x0 + x0, box.y0 + y0, box.x1 + x0, box.y1 + y0)
-        touching = {"bottom": moved.y0 <= y0, "top": moved.y1 >= y1 - 1, "left": moved.x1 >= x1 - 1, "right": moved.x0 <= x0}[side]
+        touching = {
+            "bottom": moved.y0 <= y0,
+            "top": moved.y1 >= y1 - 1,
+            "left": moved.x1 >= x1 - 1,
+            "right": moved.x0 <= x0,
+        }[side]
         if touching or moved.height > 0.12 * h or moved.width > 0.3 * w:
             continue
         out.append(moved)
@@ -267,9 +325,13 @@ def labels_of_y(rgb: Rgb, ink: Grey, level: float, frame: Frame, read: Reader, s
     for gap in (1.0, 0.7, 0.42):
         groups: list[Group] = []
         for row in rows_of(pieces, letter):
-            parts = [g for g in groups_of(row, letter, gap) if b.y0 - 0.1 * b.height <= g.box.cy <= b.y1 + 0.1 * b.height]
+            parts = [
+                g for g in groups_of(row, letter, gap) if b.y0 - 0.1 * b.height <= g.box.cy <= b.y1 + 0.1 * b.height
+            ]
             if parts:
-                groups.append(max(parts, key=lambda g: g.box.x1) if side == "left" else min(parts, key=lambda g: g.box.x0))
+                groups.append(
+                    max(parts, key=lambda g: g.box.x1) if side == "left" else min(parts, key=lambda g: g.box.x0)
+                )
         groups = [g for g in groups if g.box.height < 3 * letter]
         labels = read_groups(rgb, groups, read) if len(groups) <= 60 else []
         if numbers(labels) > numbers(best):

@@ -115,7 +115,20 @@ def ordered(points: Ints) -> Ints:
 
     def around(p: tuple[int, int]) -> list[tuple[int, int]]:
         x, y = p
-        return [q for q in ((x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1), (x + 1, y + 1), (x - 1, y - 1), (x + 1, y - 1), (x - 1, y + 1)) if q in left]
+        return [
+            q
+            for q in (
+                (x + 1, y),
+                (x - 1, y),
+                (x, y + 1),
+                (x, y - 1),
+                (x + 1, y + 1),
+                (x - 1, y - 1),
+                (x + 1, y - 1),
+                (x - 1, y + 1),
+            )
+            if q in left
+        ]
 
     start = next((p for p in left if len(around(p)) <= 1), next(iter(left)))
     out = [start]
@@ -321,7 +334,9 @@ def last_part(points: Floats, length: float) -> Floats:
     return points[len(points) - int(np.searchsorted(back, length, side="right")) :]
 
 
-def walk(graph: Graph, seed: int, start: int, look: float, blur: float, width: float, longest: float) -> tuple[list[int], list[Floats], float]:
+def walk(
+    graph: Graph, seed: int, start: int, look: float, blur: float, width: float, longest: float
+) -> tuple[list[int], list[Floats], float]:
     """Go on from the seed edge away from node `start`; edges and their points in order, without the seed's."""
     edge = graph.edges[seed]
     at = edge.other(start)
@@ -370,7 +385,7 @@ def walk(graph: Graph, seed: int, start: int, look: float, blur: float, width: f
         history = np.concatenate([history[-900:], points])
         # A stroke between two crossings may be two curves in one; who goes where shows only before and after it.
         common = common + graph.edges[k].length if len(ways) > 1 or common else 0.0
-        if common > longest or len(ways) == 1 and len(graph.at[at]) < 2:
+        if common > longest or (len(ways) == 1 and len(graph.at[at]) < 2):
             common = 0.0
         at = graph.edges[k].other(at)
     return edges, parts, doubt
@@ -462,7 +477,10 @@ def leader(graph: Graph, seed: int, layer: Layer, text: Mask | None, size: float
     trimmed = edge.points[int(0.1 * len(edge.points)) : max(2, int(0.9 * len(edge.points)))]
     if straight(trimmed) > max(1.3, 0.3 * layer.thick):
         return False
-    return any(len([k for k in graph.at[n] if not graph.edges[k].gap]) == 1 and near_text(p, text, 0.035 * size) for n, p in ((edge.a, edge.points[0]), (edge.b, edge.points[-1])))
+    return any(
+        len([k for k in graph.at[n] if not graph.edges[k].gap]) == 1 and near_text(p, text, 0.035 * size)
+        for n, p in ((edge.a, edge.points[0]), (edge.b, edge.points[-1]))
+    )
 
 
 def near_text(point: Floats, text: Mask, reach: float) -> bool:
@@ -478,7 +496,9 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
     bridge(graph, layer.hidden, layer.thick, size, layer.chromatic)
     look, blur = max(42.0, 6 * layer.thick), 1.5 * layer.thick + 2
     paths: list[Path] = []
-    order = sorted((k for k, e in enumerate(graph.edges) if not e.gap and alive(graph, k)), key=lambda k: -graph.edges[k].length)
+    order = sorted(
+        (k for k, e in enumerate(graph.edges) if not e.gap and alive(graph, k)), key=lambda k: -graph.edges[k].length
+    )
     begun = time.perf_counter()
     for seed in order:
         # Ink that is no plot at all has thousands of strokes; the longest ones came first.
@@ -508,7 +528,17 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
         if ruled(points, layer.thick, size, layer.chromatic, layer.mask.shape[1]):
             continue
         points = along_frame(points, layer)
-        paths.append(Path(points + np.array(layer.origin, np.float64), layer.colour, layer.thick, gaps / max(total, 1), 1 - fresh / max(total, 1), max(doubt_a, doubt_b), details={"fresh": fresh, "chromatic": layer.chromatic}))
+        paths.append(
+            Path(
+                points + np.array(layer.origin, np.float64),
+                layer.colour,
+                layer.thick,
+                gaps / max(total, 1),
+                1 - fresh / max(total, 1),
+                max(doubt_a, doubt_b),
+                details={"fresh": fresh, "chromatic": layer.chromatic},
+            )
+        )
     return paths
 
 
@@ -544,12 +574,17 @@ def distinct(paths: Sequence[Path], size: float, texts: Sequence[Box] = ()) -> l
         fresh = path.points
         if same:
             reach = max(0.0045 * size, 0.6 * path.width)
-            distance, _ = cKDTree(np.concatenate([p.points for p in same])).query(path.points, distance_upper_bound=reach)
+            distance, _ = cKDTree(np.concatenate([p.points for p in same])).query(
+                path.points, distance_upper_bound=reach
+            )
             fresh = longest_run(path.points, np.isinf(distance))
             # A curve that leaves a bundle only for a short way is believed only when that way is long enough.
             if arc(fresh) < 0.045 * size:
                 continue
-        if pointer(fresh, path, size, texts) or (fresh is not path.points and ruled(fresh[len(fresh) // 8 : len(fresh) - len(fresh) // 8], path.width, size, False, 2 * size)):
+        if pointer(fresh, path, size, texts) or (
+            fresh is not path.points
+            and ruled(fresh[len(fresh) // 8 : len(fresh) - len(fresh) // 8], path.width, size, False, 2 * size)
+        ):
             continue
         kept.append(path)
     return without_mixtures(kept, size)

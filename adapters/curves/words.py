@@ -58,7 +58,9 @@ class Engine:
             if h < 2 or w < 1:
                 continue
             width = max(16, min(960, round(w * READ_HEIGHT / h)))
-            small = cv2.resize(crop, (width, READ_HEIGHT), interpolation=cv2.INTER_CUBIC if h < READ_HEIGHT else cv2.INTER_AREA)
+            small = cv2.resize(
+                crop, (width, READ_HEIGHT), interpolation=cv2.INTER_CUBIC if h < READ_HEIGHT else cv2.INTER_AREA
+            )
             sized.append((width, i, np.asarray(small, np.float32).transpose(2, 0, 1) / 127.5 - 1))
         sized.sort(key=lambda item: item[0])
         for start in range(0, len(sized), BATCH):
@@ -82,7 +84,9 @@ class Engine:
         size = (max(32, round(w * zoom / 32) * 32), max(32, round(h * zoom / 32) * 32))
         small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.float32)
         pixels = (small / 127.5 - 1).transpose(2, 0, 1)[None]
-        chance = np.asarray(self._finder.run(None, {self._finder.get_inputs()[0].name: np.ascontiguousarray(pixels)})[0])[0, 0]
+        chance = np.asarray(
+            self._finder.run(None, {self._finder.get_inputs()[0].name: np.ascontiguousarray(pixels)})[0]
+        )[0, 0]
         text = (chance > 0.3).astype(np.uint8)
         count, labels, stats, _ = cv2.connectedComponentsWithStats(text, connectivity=8)
         fx, fy = w / size[0], h / size[1]
@@ -95,7 +99,14 @@ class Engine:
             # The map shows the middle of the letters; the usual unclip ratio gives their full height.
             by = 0.8 * bw * bh / (bw + bh)
             grow = min(by, 0.55 * min(bw, bh))
-            boxes.append(Box(max(0.0, (x - grow) * fx), max(0.0, (y - grow) * fy), min(w - 1.0, (x + bw + grow) * fx), min(h - 1.0, (y + bh + grow) * fy)))
+            boxes.append(
+                Box(
+                    max(0.0, (x - grow) * fx),
+                    max(0.0, (y - grow) * fy),
+                    min(w - 1.0, (x + bw + grow) * fx),
+                    min(h - 1.0, (y + bh + grow) * fy),
+                )
+            )
         return boxes
 
 
@@ -146,4 +157,8 @@ def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader) -> list[Word]:
             crops.append(piece)
             owner.append((i, False))
     words = read(crops)
-    return [Word(text.strip(), boxes[i], score, upright) for (i, upright), (text, score) in zip(owner, words, strict=True) if text.strip()]
+    return [
+        Word(text.strip(), boxes[i], score, upright)
+        for (i, upright), (text, score) in zip(owner, words, strict=True)
+        if text.strip()
+    ]

@@ -1,0 +1,103 @@
+"""From a drawn picture to numbers and back."""
+
+import json
+
+import numpy as np
+import pytest
+
+from adapters.curves.extract import Extraction, Given, Options, extract
+from adapters.curves.overlay import overlay
+from adapters.curves.table import csv_text
+from domain.errors import Refused
+
+from .conftest import Drawing
+
+BLACK, RED, BLUE = (0, 0, 0), (210, 20, 20), (20, 20, 210)
+
+
+def worst(result: Extraction, function: object, low: float, high: float) -> float:
+    """Smallest of the curves' 95th percentile distances from a function, as a part of the y range."""
+    assert callable(function)
+    errors = [float(np.percentile(np.abs(c.y - function(c.x)), 95)) / (high - low) for c in result.curves]
+    return min(errors)
+
+
+def test_one_black_curve_over_a_grid_is_found_within_one_percent(drawing: Drawing) -> None:
+    result = extract(drawing([(lambda x: x**2, BLACK)]))
+    assert len(result.curves) == 1
+    assert result.x is not None and result.x.scale == "linear"
+    assert (result.x.v0, result.x.v1) == pytest.approx((0, 10), abs=0.1)
+    assert worst(result, lambda x: x**2, 0, 100) < 0.01
+
+
+def test_two_black_curves_that_cross_go_straight_on(drawing: Drawing) -> None:
+    rising, falling = (lambda x: 10 + 8 * x), (lambda x: 90 - 7 * x)
+    result = extract(drawing([(rising, BLACK), (falling, BLACK)]))
+    assert len(result.curves) == 2
+    assert worst(result, rising, 0, 100) < 0.01
+    assert worst(result, falling, 0, 100) < 0.01
+
+
+def test_curves_of_different_colours_are_told_apart(drawing: Drawing) -> None:
+    upper, lower = (lambda x: 60 + 30 * np.sin(x)), (lambda x: 20 + 2 * x)
+    result = extract(drawing([(upper, RED), (lower, BLUE)]))
+    assert len(result.curves) == 2
+    assert worst(result, upper, 0, 100) < 0.012
+    assert worst(result, lower, 0, 100) < 0.01
+    assert {int(np.argmax(c.colour)) for c in result.curves} == {0, 2}
+
+
+def test_without_labels_nothing_is_claimed(drawing: Drawing) -> None:
+    result = extract(drawing([(lambda x: x**2, BLACK)], labels=False))
+    assert result.curves == ()
+    assert result.confidence < 0.1
+    assert any("calibration" in note for note in result.notes)
+
+
+def test_a_calibration_can_be_corrected_and_sent_back(drawing: Drawing) -> None:
+    picture = drawing([(lambda x: x**2, BLACK)])
+    editable = extract(picture).calibration()
+    assert editable is not None
+    editable["y"]["calibration"][1]["value"] *= 10
+    again = extract(picture, Options(calibration=Given.from_json(json.loads(json.dumps(editable)))))
+    assert again.y is not None and again.y.v1 == pytest.approx(1000, rel=0.01)
+    assert worst(again, lambda x: 10 * x**2, 0, 1000) < 0.01
+
+
+def test_a_calibration_with_twice_the_same_point_is_refused() -> None:
+    point = {"value": 1, "px": [5, 5]}
+    axis = {"scale": "linear", "calibration": [point, point]}
+    with pytest.raises(Refused, match="the same"):
+        Given.from_json({"x": axis, "y": axis})
+
+
+def test_a_log_axis_through_zero_is_refused() -> None:
+    x = {"scale": "linear", "calibration": [{"value": 0, "px": [0, 9]}, {"value": 1, "px": [90, 9]}]}
+    y = {"scale": "log", "calibration": [{"value": 0, "px": [0, 90]}, {"value": 1, "px": [0, 9]}]}
+    with pytest.raises(Refused, match="above zero"):
+        Given.from_json({"x": x, "y": y})
+
+
+def test_legacy_reads_a_single_curve_and_is_never_sure(drawing: Drawing) -> None:
+    result = extract(drawing([(lambda x: x**2, RED)]), Options(method="legacy"))
+    assert worst(result, lambda x: x**2, 0, 100) < 0.02
+    assert result.confidence < 0.5
+
+
+def test_csv_and_overlay_show_each_curve(drawing: Drawing) -> None:
+    result = extract(drawing([(lambda x: x**2, RED), (lambda x: 90 - x, BLUE)]))
+    rows = [line for line in csv_text(result).splitlines() if not line.startswith("#")]
+    assert rows[0].startswith("curve,")
+    assert len(rows) == 1 + sum(len(c.x) for c in result.curves)
+    picture = overlay(result)
+    assert picture.shape[1] >= result.picture.source.shape[1]
+    assert (picture[:, :, 0].astype(int) - picture[:, :, 2] > 100).any(), "no pen of ours is to be seen"
+
+
+def test_the_same_picture_gives_the_same_result(drawing: Drawing) -> None:
+    picture = drawing([(lambda x: x**2, BLACK), (lambda x: 90 - 7 * x, BLACK)])
+    first, second = extract(picture).prediction(), extract(picture).prediction()
+    for one in (first, second):
+        one.pop("seconds")
+        one.pop("timings_s")
+    assert first == second

@@ -1,0 +1,72 @@
+"""What is no plot is refused in words or answered without confidence, never with nonsense."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adapters.curves.extract import extract
+from adapters.curves.picture import NotReadable
+
+from .conftest import Drawing
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def test_a_text_file_is_refused() -> None:
+    with pytest.raises(NotReadable, match="no picture"):
+        extract(b"frequency;gain\n1;2\n")
+
+
+def test_one_pixel_is_refused() -> None:
+    with pytest.raises(NotReadable, match="at least"):
+        extract(encoded(Image.new("RGB", (1, 1))))
+
+
+def test_a_picture_of_400_million_pixels_is_refused_before_it_is_unpacked() -> None:
+    with pytest.raises(NotReadable, match="too large"):
+        extract(encoded(Image.new("1", (20_000, 20_000))))
+
+
+def test_a_picture_that_was_cut_off_is_refused(drawing: Drawing) -> None:
+    whole = drawing([(lambda x: x**2, (0, 0, 0))])
+    with pytest.raises(NotReadable, match="damaged"):
+        extract(whole[: len(whole) // 2])
+
+
+def test_cmyk_is_read_like_any_other(drawing: Drawing) -> None:
+    rgb = Image.open(io.BytesIO(drawing([(lambda x: x**2, (0, 0, 0))])))
+    result = extract(encoded(rgb.convert("CMYK"), "JPEG", quality=95))
+    assert len(result.curves) == 1
+
+
+def test_of_an_animation_the_first_picture_is_read(drawing: Drawing) -> None:
+    first = Image.open(io.BytesIO(drawing([(lambda x: x**2, (0, 0, 0))]))).convert("P")
+    blank = Image.new("P", first.size)
+    data = encoded(first, "GIF", save_all=True, append_images=[blank])
+    assert len(extract(data).curves) == 1
+
+
+def test_a_photo_without_axes_gets_no_confidence() -> None:
+    rng = np.random.default_rng(3)
+    coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize(
+        (640, 480), Image.Resampling.BICUBIC
+    )
+    assert extract(encoded(coarse)).confidence < 0.1
+
+
+def test_a_white_sheet_gets_no_confidence() -> None:
+    result = extract(encoded(Image.new("RGB", (640, 480), "white")))
+    assert result.confidence == 0
+    assert result.curves == ()
+
+
+def test_a_damaged_pdf_is_refused() -> None:
+    pytest.importorskip("pypdfium2", reason="the extra `curves` is not installed")
+    with pytest.raises(NotReadable, match="PDF"):
+        extract(b"%PDF-1.7\nnothing more")
