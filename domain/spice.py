@@ -42,6 +42,9 @@ BOLTZMANN_V_PER_K = 8.617333262e-5
 DRIVE_FLOOR_V = 1e-12
 #: How fast the gate drive falls below the threshold, beyond the exponential.
 TAIL = 0.5
+#: Where the rise (or, by self-heating, fall) of the saturated current of the knee form levels off, so that it stays above zero at any
+#: VDS, V.
+RISE_END_V = 60.0
 MAX_CURVES = 200
 MAX_POINTS = 20_000
 CAPACITANCES = ("c_iss", "c_oss", "c_rss")
@@ -383,7 +386,16 @@ def _knee(p: Floats, vgs: Floats, vds: Floats) -> Floats:
     vt, n, k, a, r0, v0, v1, c, m, lam = p
     g = _drive(vgs, vt, n)
     on = 1.0 / (r0 + 1.0 / (k * g**a))
-    return on * vds / (1 + (vds / (v0 + v1 * g**c)) ** m) ** (1 / m) * (1 + lam * vds)
+    rise = 1 + lam * vds / (1 + vds / RISE_END_V)
+    return on * vds / (1 + (vds / (v0 + v1 * g**c)) ** m) ** (1 / m) * rise
+
+
+def _quasi(p: Floats, vgs: Floats, vds: Floats) -> Floats:
+    vt, n, k, a, v0, v1, c, m, r0, vd, q, s, lam = p
+    g = _drive(vgs, vt, n)
+    channel = k * g**a / (1 + (vds / (v0 + v1 * g**c)) ** m) ** (1 / m)
+    drift = r0 * (1 + (vds / vd) ** q) ** (1 / q)
+    return vds * channel / (1 + (channel * drift) ** s) ** (1 / s) * (1 + lam * vds / (1 + vds / RISE_END_V))
 
 
 _VT = Parameter("vt", "V", -15.0, 20.0, "threshold")
@@ -614,13 +626,13 @@ FORMS: tuple[Form, ...] = (
             _VT,
             _N,
             Parameter("k", "S/V^a", 1e-5, 1e4, "conductance of the channel", log=True),
-            Parameter("a", "1", 0.5, 5.0, "power of the gate drive"),
+            Parameter("a", "1", 0.5, 6.0, "power of the gate drive"),
             Parameter("r0", "ohm", 1e-6, 50.0, "resistance in series", log=True),
             Parameter("v0", "V", 0.02, 60.0, "knee without gate drive", log=True),
             Parameter("v1", "V^(1-c)", 1e-4, 30.0, "its rise with gate drive", log=True),
-            Parameter("c", "1", 0.1, 3.0, "power of that rise"),
+            Parameter("c", "1", 0.05, 4.0, "power of that rise"),
             Parameter("m", "1", 0.6, 8.0, "sharpness of the knee", log=True),
-            _LAMBDA,
+            Parameter("lambda", "1/V", -0.016, 0.3, "rise (or fall by self-heating) of the saturated current"),
         ),
         _knee,
         lambda f, u: (
@@ -640,7 +652,52 @@ FORMS: tuple[Form, ...] = (
             # The simulator begins with all nodes at 0 V, where powers must be finite too; at VDS = 0 those with m < 1 as well.
             f"Bk vk 0 V = {{v0}}+{{v1}}*pow(max(V(gd),{DRIVE_FLOOR_V:g}),{{c}})",
             f"B1 d s I = {_SAT}*V(x)/({{r0}}+1/({{k}}*pow(max(V(gd),{DRIVE_FLOOR_V:g}),{{a}})))"
-            "/pow(1+pow((abs(V(x))+1e-12)/max(V(vk),{v0}),{m}),1/{m})*(1+{lambda}*abs(V(x)))",
+            "/pow(1+pow((abs(V(x))+1e-12)/max(V(vk),{v0}),{m}),1/{m})"
+            f"*(1+{{lambda}}*abs(V(x))/(1+abs(V(x))/{RISE_END_V:g}))",
+        ),
+    ),
+    Form(
+        "quasi",
+        "channel and drift region, each with a knee, in series (quasi-saturation)",
+        (
+            _VT,
+            _N,
+            Parameter("k", "S/V^a", 1e-5, 1e4, "conductance of the channel", log=True),
+            Parameter("a", "1", 0.5, 6.0, "power of the gate drive"),
+            Parameter("v0", "V", 0.02, 60.0, "knee of the channel without gate drive", log=True),
+            Parameter("v1", "V^(1-c)", 1e-4, 30.0, "its rise with gate drive", log=True),
+            Parameter("c", "1", 0.05, 4.0, "power of that rise"),
+            Parameter("m", "1", 0.6, 12.0, "sharpness of the channel's knee", log=True),
+            Parameter("r0", "ohm", 1e-6, 50.0, "resistance of the drift region", log=True),
+            Parameter("vd", "V", 0.1, 1e3, "knee of the drift region", log=True),
+            Parameter("q", "1", 0.6, 8.0, "its sharpness", log=True),
+            Parameter("s", "1", 0.5, 12.0, "how sharply the one takes over from the other", log=True),
+            Parameter("lambda", "1/V", -0.016, 0.3, "rise (or fall by self-heating) of the saturated current"),
+        ),
+        _quasi,
+        lambda f, u: (
+            _start_vt(f, u),
+            u(0.1, 0.8),
+            f.g_on / f.drive * u(0.5, 4),
+            u(0.8, 2),
+            u(0.2, 2),
+            u(0.1, 1),
+            u(0.5, 1.5),
+            u(1, 4),
+            u(0.4, 1.0) / f.g_on,
+            u(0.3, 1.5) * f.v_top,
+            u(1, 3),
+            u(1, 3),
+            u(0, 0.01),
+        ),
+        (
+            *_DRIVE_LINES,
+            f"Bk vk 0 V = {{v0}}+{{v1}}*pow(max(V(gd),{DRIVE_FLOOR_V:g}),{{c}})",
+            f"Bh hc 0 V = {{k}}*pow(max(V(gd),{DRIVE_FLOOR_V:g}),{{a}})"
+            "/pow(1+pow((abs(V(x))+1e-12)/max(V(vk),{v0}),{m}),1/{m})",
+            "Br hd 0 V = {r0}*pow(1+pow((abs(V(x))+1e-12)/{vd},{q}),1/{q})",
+            f"B1 d s I = {_SAT}*V(x)*V(hc)/pow(1+pow(max(V(hc)*V(hd),1e-30),{{s}}),1/{{s}})"
+            f"*(1+{{lambda}}*abs(V(x))/(1+abs(V(x))/{RISE_END_V:g}))",
         ),
     ),
 )

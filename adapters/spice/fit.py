@@ -241,16 +241,16 @@ def fit_channel(form: Form, curves: Sequence[Curve], facts: Facts, watch: Watch,
     # Forms with resistances are solved by iteration and cost ten times as much; they have fewer ways to go wrong.
     for index in range(starts or (6 if form.primitive or form.name == "ekv" else 12)):
         start = np.clip(np.asarray(form.start(facts, uniform), dtype=np.float64), form.low, form.high)
-        values, cost = minimise(form.parameters, coarse, start, rounds=25, soft=0.03, watch=watch)
+        values, cost = minimise(form.parameters, coarse, start, rounds=25, soft=0.1, watch=watch)
         ranked.append((cost, index, values))
     ranked.sort(key=lambda row: row[:2])
     best = ranked[0][2], math.inf
     for _, _, values in ranked[:2]:
-        values, cost = minimise(form.parameters, coarse, values, rounds=120, soft=0.03, watch=watch)
+        values, cost = minimise(form.parameters, coarse, values, rounds=120, soft=0.1, watch=watch)
         if cost < best[1]:
             best = values, cost
     with np.errstate(all="ignore"):
-        soft = min(max(3 * _scatter(fine(best[0])), 0.01), 0.05)
+        soft = min(max(3 * _scatter(fine(best[0])), 0.01), 0.2)
     return minimise(form.parameters, fine, best[0], rounds=150, soft=soft, watch=watch)[0]
 
 
