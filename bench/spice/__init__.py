@@ -1,0 +1,1 @@
+"""Models of real devices beside the targets: `python -m bench.spice DEVICES.json [--checker check_spice.py]`."""
