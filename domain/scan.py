@@ -212,6 +212,8 @@ ScanEvent: TypeAlias = (
 
 
 class RequestScan(Command, name="scan.request"):
+    """Measure a plan. `replaces`: a job that waits in the queue, whose place the scan takes."""
+
     scan_id: UUID
     plan: Plan
     sample_id: Id | None = None
@@ -221,6 +223,7 @@ class RequestScan(Command, name="scan.request"):
     frame: FrameLimits = FrameLimits()
     title: Title = ""
     metadata: Metadata = {}
+    replaces: UUID | None = None
 
 
 class PauseScan(Command, name="scan.pause"):
@@ -443,7 +446,7 @@ def _point_exists(scan: Scan, point: int | None) -> None:
 def _request(scan: Scan, command: RequestScan) -> list[ScanEvent]:
     if scan.status is not None:
         raise AlreadyExists(f"scan {command.scan_id} exists already and {scan.in_words}; choose a new id")
-    given = {name: getattr(command, name) for name in RequestScan.model_fields}
+    given = {name: getattr(command, name) for name in RequestScan.model_fields if name in ScanRequested.model_fields}
     used = tuple(sorted(instruments(command.plan)))
     return [ScanRequested(**given, total_points=points(command.plan), instruments=used)]
 

@@ -13,9 +13,9 @@ from bus.envelope import Meta
 from bus.ledger import Ledger, Outcome, Transaction
 from domain import equipment
 from domain.errors import NotFound, WrongState
-from domain.job import CancelJob, Job, RetryJob, SubmitJob, WakeJob
+from domain.job import CancelJob, Job, ReplaceJob, RetryJob, SubmitJob, WakeJob
 from domain.plan import instruments
-from domain.queue import AddJob, FinishJob, RequeueJob
+from domain.queue import AddJob, FinishJob, ReplaceJobInQueue, RequeueJob
 from domain.scan import AbortScan, RequestScan, RestartScan, Scan, ScanAborted, ScanRestarted
 
 #: A scan is continued after a crash within the same attempt of its job; a job that failed is restarted by a person.
@@ -49,29 +49,44 @@ async def request_scan(command: RequestScan, ledger: Ledger, meta: Meta) -> Outc
         await check_instruments(tx, instruments(command.plan))
         if command.sample_id is not None and not (await tx.state("sample", command.sample_id, fresh=True)).registered:
             raise NotFound(f"there is no sample {command.sample_id}: register it first")
-        await enqueue(tx, command.queue_id, command.scan_id, command.scan_id, command.priority, command.title)
+        await enqueue(tx, command, command.scan_id)
 
     return await ledger.transact(submit, meta, lock=("queue", command.queue_id))
 
 
-async def enqueue(tx: Transaction, queue_id: str, scan_id: UUID, job_id: UUID, priority: Any, title: str) -> None:
-    """Submit the job of a scan and put it at the end of its queue."""
-    scan: Scan = await tx.state("scan", str(scan_id))
-    job = SubmitJob(
-        job_id=job_id,
-        queue_id=queue_id,
-        job_kind="scan",
-        spec={"scan_id": str(scan_id)},
-        priority=priority,
-        claims=scan.instruments,
-        max_attempts=SCAN_ATTEMPTS,
-        title=title,
-    )
-    await tx.decide("job", str(job_id), job)
-    add = AddJob(
-        queue_id=queue_id, job_id=job_id, job_kind="scan", priority=priority, claims=scan.instruments, title=title
-    )
-    await tx.decide("queue", queue_id, add)
+async def enqueue(tx: Transaction, order: RequestScan | ScanRestarted, job_id: UUID) -> None:
+    """Submit the job of a scan and put it into its queue: at the end, or in the place of another that waits."""
+    scan: Scan = await tx.state("scan", str(order.scan_id))
+    entry: dict[str, Any] = {
+        "queue_id": order.queue_id,
+        "job_kind": "scan",
+        "priority": order.priority,
+        "claims": scan.instruments,
+        "title": order.title,
+    }
+    spec: dict[str, Any] = {"scan_id": str(order.scan_id)}
+    await tx.decide("job", str(job_id), SubmitJob(job_id=job_id, spec=spec, max_attempts=SCAN_ATTEMPTS, **entry))
+    if isinstance(order, RequestScan) and order.replaces is not None:
+        replace = ReplaceJobInQueue(job_id=order.replaces, new_job_id=job_id, **entry)
+        await tx.decide("queue", order.queue_id, replace)
+        await tx.decide("job", str(order.replaces), ReplaceJob(job_id=order.replaces, new_job_id=job_id))
+    else:
+        await tx.decide("queue", order.queue_id, AddJob(job_id=job_id, **entry))
+
+
+@handles(ReplaceJobInQueue)
+async def replace_job(command: ReplaceJobInQueue, ledger: Ledger, meta: Meta) -> Outcome:
+    """A job of another kind takes the place: one that was submitted and waits for nothing but a queue."""
+
+    async def replace(tx: Transaction) -> None:
+        new: Job = await tx.state("job", str(command.new_job_id), fresh=True)
+        if new.submitted is None or new.state not in ("waiting", "retrying"):
+            raise NotFound(
+                f"there is no waiting job {command.new_job_id} to take the place: request a new scan with `replaces`"
+            )
+        await tx.decide("queue", command.queue_id, command)
+
+    return await ledger.transact(replace, meta, lock=("queue", command.queue_id))
 
 
 @handles(AbortScan)
@@ -105,7 +120,7 @@ async def restart_scan(command: RestartScan, ledger: Ledger, meta: Meta) -> Outc
             if isinstance(event, ScanRestarted):
                 await check_instruments(tx, frozenset(event.instruments))
                 job_id = job_of(event.scan_id, event.attempt)
-                await enqueue(tx, event.queue_id, event.scan_id, job_id, event.priority, event.title)
+                await enqueue(tx, event, job_id)
 
     return await ledger.transact(restart, meta, lock=("scan", str(command.scan_id)))
 

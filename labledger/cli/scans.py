@@ -72,6 +72,9 @@ def register(app: typer.Typer) -> None:
         scan_id: Annotated[
             str | None, typer.Option("--id", help="The scan's id (a UUID) instead of a new one.")
         ] = None,
+        replaces: Annotated[
+            str | None, typer.Option("--replace", metavar="JOB", help="Take the place of this waiting job.")
+        ] = None,
         watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
         wait: Annotated[bool, typer.Option("--wait", help="Return at its end, without progress.")] = False,
     ) -> None:
@@ -90,6 +93,7 @@ def register(app: typer.Typer) -> None:
                 frame={"points": frame_points, "ms": frame_ms},
                 metadata=pairs(metadata or [], "--metadata"),
                 scan_id=scan_id,
+                replaces=replaces,
             )
             if not (watch or wait):
                 if session.json:

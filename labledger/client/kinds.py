@@ -75,12 +75,13 @@ class Scans(Kind):
         metadata: Mapping[str, Any] | None = None,
         values: Mapping[str, Any] | None = None,
         scan_id: str | UUID | None = None,
+        replaces: str | UUID | None = None,
         wait: bool = False,
         timeout_s: float | None = None,
     ) -> UUID:
         """Request a scan; answers its id. `wait`: return when it has completed (raises `NotDone` if it ends otherwise).
 
-        `plan` is a `Plan`, its JSON, or a template with `values`. The same `scan_id` again is refused, not run twice.
+        `replaces`: a job that waits in the queue, whose place the scan takes. `plan` is a `Plan`, its JSON, or a template with `values`. The same `scan_id` again is refused, not run twice.
         """
         id_ = UUID(str(scan_id or uuid7()))
         body = as_plan(plan, values).model_dump(mode="json")
@@ -96,6 +97,7 @@ class Scans(Kind):
             on_crash=on_crash,
             frame=frame,
             metadata=metadata,
+            replaces=None if replaces is None else str(replaces),
         )
         if wait:
             await self.wait(id_)

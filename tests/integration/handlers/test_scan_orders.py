@@ -64,3 +64,31 @@ async def test_a_job_that_is_cancelled_or_removed_ends_its_scan(lab: Lab) -> Non
     await lab.reaches(one, "aborted")
     await until(lambda: idle(lab))
     assert {await lab.job(one), await lab.job(two)} == {"cancelled"}
+
+
+async def test_a_scan_takes_the_place_of_one_that_waits(lab: Lab) -> None:
+    await registered(lab)
+    running, old, last = [await lab.request(line(5)) for _ in range(3)]
+    new = uuid7()
+    refused = await lab.order("scan.request", scan_id=new, plan=line(7), replaces=running)
+    assert refused.outcome == "refused" and "running" in refused.reason
+    assert (await lab.scan(new)).status is None, "nothing of it is left"
+    taken = await lab.order("scan.request", scan_id=new, plan=line(7), replaces=old)
+    assert taken.outcome == "accepted", taken.reason
+    queue = (await lab.reader.refresh("queue", "main")).state
+    assert [str(entry.job_id) for entry in queue.waiting] == [new, str(last)]
+
+    async def old_is_over() -> bool:
+        return (await lab.scan(old)).status == "aborted" and await lab.job(old) == "cancelled"
+
+    await until(old_is_over)
+
+
+async def test_no_place_is_given_to_a_job_that_does_not_exist(lab: Lab) -> None:
+    await registered(lab)
+    _, waiting = [await lab.request(line(5)) for _ in range(2)]
+    order = {"queue_id": "main", "job_id": waiting, "new_job_id": uuid7(), "job_kind": "scan"}
+    refused = await lab.order("queue.replace", **order)
+    assert refused.outcome == "refused" and "replaces" in refused.reason
+    queue = (await lab.reader.refresh("queue", "main")).state
+    assert [str(entry.job_id) for entry in queue.waiting] == [str(waiting)]
