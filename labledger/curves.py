@@ -3,54 +3,134 @@
 Both need the libraries of `labledger[curves]` and `labledger[spice]`; without them they say so, and nothing else is harmed.
 """
 
-import csv
 import importlib.util
-import io
 import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from domain.errors import Refused
 from domain.ports import Extracted, FittedModel, NotPossible, PictureRefused, Report
+
+if TYPE_CHECKING:
+    from adapters.curves.extract import Extraction
 
 
 class CurvesExtractor:
-    """`adapters.curves` as an `Extractor`."""
+    """`adapters.curves` as an `Extractor`. `llm`: url, model and key of the endpoint that the method `llm` asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, llm: Mapping[str, str] | None = None) -> None:
         try:
             from adapters.curves import extract
+            from adapters.curves import llm as advising
         except ImportError as error:
             raise NotPossible(f"{error}: install labledger[curves] where the worker runs") from None
-        self._module: Any = extract
+        self._extract = extract
+        self._adviser = None if llm is None else advising.Adviser(llm["url"], llm["model"], llm["key"])
 
     def extract(self, data: bytes, method: str, parameters: Mapping[str, Any], report: Report) -> Extracted:
         from adapters.curves.picture import NotReadable
 
-        given = parameters.get("calibration")
-        calibration = self._module.Given.from_truth(_as_truth(given)) if given else None
+        page = int(parameters.get("page") or 1) - 1
+        options = self._extract.Options(
+            method=cast("Any", method), calibration=self._given(parameters), adviser=self._adviser, page=page
+        )
+        report(5.0, "reading axes and curves")
         try:
-            done: Any = self._module.extract(data, self._module.Options(method=method, calibration=calibration))
+            done = self._extract.extract(data, options)
         except NotReadable as error:
-            raise PictureRefused(str(error)) from None
+            # A page that is not there is no fault of the file's.
+            wrong_page = "no page" in str(error)
+            raise (NotPossible if wrong_page else PictureRefused)(str(error)) from None
+        except Refused as error:
+            raise NotPossible(str(error)) from None
         report(90.0, "drawing")
         return extracted(done)
 
+    def _given(self, parameters: Mapping[str, Any]) -> Any:
+        calibration = parameters.get("calibration")
+        if not calibration:
+            if parameters.get("colours") or parameters.get("curves"):
+                raise NotPossible("colours and the number of curves are used together with a calibration; give one")
+            return None
+        axes = {
+            name: {
+                "scale": calibration[name]["scale"],
+                "calibration": [
+                    {"value": one["value"], "px": [one["x_px"], one["y_px"]]}
+                    for one in _ends(calibration[name]["points"])
+                ],
+            }
+            for name in ("x", "y")
+        }
+        colours = [[int(one[k : k + 2], 16) for k in (1, 3, 5)] for one in parameters.get("colours", ())]
+        try:
+            return self._extract.Given.from_json(axes | {"colours": colours, "count": parameters.get("curves")})
+        except Refused as error:
+            raise NotPossible(str(error)) from None
 
-def _as_truth(calibration: Mapping[str, Any]) -> dict[str, Any]:
+
+def _ends(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The two points of the smallest and the largest value: they lie furthest apart."""
+    ordered = sorted(points, key=lambda point: point["value"])
+    return [ordered[0], ordered[-1]]
+
+
+def extracted(done: "Extraction") -> Extracted:
+    """An extraction of `adapters.curves` in plain data."""
+    import cv2
+
+    from adapters.curves.overlay import overlay
+    from adapters.curves.table import axis_title, csv_text
+
+    prediction = done.prediction()
+    titles = {name: axis_title(done, name) for name in ("x", "y")}
+    units = {name: unit_in(title) for name, title in titles.items()}
+    for name in ("x", "y"):
+        if prediction["axes"][name] is not None:
+            prediction["axes"][name] |= {"unit": units[name], "title": titles[name]}
+    good, png = cv2.imencode(".png", overlay(done)[:, :, ::-1])
+    return Extracted(
+        curves=[(one.name, one.x.tolist(), one.y.tolist(), one.confidence) for one in done.curves],
+        csv=csv_text(done).encode(),
+        overlay=png.tobytes() if good else None,
+        calibration=_calibration(done.calibration(), units, titles),
+        confidence=done.confidence,
+        accepted=bool(prediction["accepted"]),
+        axes_confidence=prediction["axis_confidence"],
+        prediction=prediction,
+        timings_s=done.timings_s,
+        notes=done.notes,
+    )
+
+
+def _calibration(
+    found: Mapping[str, Any] | None, units: Mapping[str, str], titles: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """As `domain.extraction.Calibration` has it; None when an axis was not found."""
+    if found is None or not found.get("x") or not found.get("y"):
+        return None
+
+    def points(axis: Mapping[str, Any]) -> list[dict[str, float]]:
+        given = axis["calibration"]
+        return [{"value": one["value"], "x_px": one["px"][0], "y_px": one["px"][1]} for one in given]
+
     return {
         name: {
-            "scale": calibration[name]["scale"],
-            "calibration": [
-                {"value": point["value"], "px": [point["x_px"], point["y_px"]]} for point in calibration[name]["points"]
-            ],
+            "scale": found[name]["scale"],
+            "points": points(found[name]),
+            "unit": units[name][:50],
+            "title": titles[name][:300],
         }
         for name in ("x", "y")
     }
 
 
-def extracted(done: Any) -> Extracted:
-    """An extraction of `adapters.curves` in plain data."""
-    raise NotPossible("no extractor is installed")
+def unit_in(title: str) -> str:
+    """The unit in an axis' title: `mA` of `ID (mA)`, `V` of `VDS / V`. Empty where there is none."""
+    unit = r"([fpnuµμmkMG]?(?:A|V|F|Ω|W|C|s|Hz))"
+    found = re.search(rf"[(\[]\s*{unit}\s*[)\]]", title) or re.search(rf"[,/]\s*{unit}\s*$", title)
+    return found[1] if found else ""
 
 
 class NgspiceFitter:
@@ -89,16 +169,6 @@ class NgspiceFitter:
             "capacitance_decades": figures["capacitance_decades"],
             "findings": [finding["text"] for finding in told["findings"]],
         }
-        return FittedModel(done.library.encode(), json.dumps(told).encode(), done.plot, result)
-
-
-def csv_of(curves: Sequence[tuple[str | None, Sequence[float], Sequence[float]]], x: str, y: str) -> bytes:
-    """One block for each curve: its name, a header with units, its points."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    for number, (name, xs, ys) in enumerate(curves, start=1):
-        writer.writerow([f"# {name or f'curve {number}'}"])
-        writer.writerow([x, y])
-        writer.writerows((f"{a:.9g}", f"{b:.9g}") for a, b in zip(xs, ys, strict=True))
-        writer.writerow([])
-    return out.getvalue().encode()
+        # With the curves, so that the model can be checked again.
+        report_json = json.dumps(told | {"measured": dict(measured)}).encode()
+        return FittedModel(done.library.encode(), report_json, done.plot, result)

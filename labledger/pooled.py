@@ -13,32 +13,39 @@ from typing import Any
 from adapters.processes.pool import Task
 from adapters.storage.local import LocalBlobs
 from domain.errors import NotFound, Refused
-from domain.extraction import CARRIED_CURVES, CARRIED_POINTS
+from domain.extraction import CARRIED_CURVES, CARRIED_POINTS, Result
 from domain.ports import Blobs, Extractor, NotPossible, PictureRefused, Report, SpiceFitter
-from domain.spice_model import ChartOf, by_quantity, measured
+from domain.spice_model import ChartOf, FitResult, by_quantity, measured
 from labledger.picture_file import look_at
 
 CURVES, SPICE = "labledger.curves:CurvesExtractor", "labledger.curves:NgspiceFitter"
 
 
-def made(path: str) -> Any:
+def made(path: str, **options: Any) -> Any:
     """What `module:factory` makes. The module is imported only here, in the process that needs it."""
     module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)()
+    return getattr(importlib.import_module(module), name)(**options)
 
 
-def tasks(blob_dir: str, extractor: str = CURVES, fitter: str = SPICE) -> dict[str, Task]:
-    """The tasks of a process, by the kind of job. The libraries behind them are loaded by the first that needs them."""
+def tasks(
+    blob_dir: str, extractor: str = CURVES, fitter: str = SPICE, llm: dict[str, str] | None = None
+) -> dict[str, Task]:
+    """The tasks of a process, by the kind of job. The libraries behind them are loaded by the first that needs them.
+
+    `llm`: url, model and key of the endpoint that an extractor may ask.
+    """
     blobs = LocalBlobs(Path(blob_dir))
     ready: dict[str, Any] = {}
 
-    def ported(path: str) -> Any:
+    def ported(path: str, **options: Any) -> Any:
         if path not in ready:
-            ready[path] = made(path)
+            ready[path] = made(path, **options)
         return ready[path]
 
     return {
-        "extraction": lambda spec, report: extract(spec, report, ported(extractor), blobs),
+        "extraction": lambda spec, report: extract(
+            spec, report, ported(extractor, **({"llm": llm} if llm else {})), blobs
+        ),
         "spice_fit": lambda spec, report: fit(spec, report, ported(fitter), blobs),
     }
 
@@ -66,7 +73,7 @@ def extract(spec: Mapping[str, Any], report: Report, extractor: Extractor, blobs
     notes = [str(note)[:500] for note in done.notes]
     if len(curves) > CARRIED_CURVES:
         notes.append(f"{len(curves)} curves were found; the first {CARRIED_CURVES} are listed, `data` has all")
-    return {
+    result: dict[str, Any] = {
         "csv": blobs.put(done.csv),
         "data": blobs.put(json.dumps(done.prediction, allow_nan=False).encode()),
         "overlay": blobs.put(done.overlay) if done.overlay is not None else None,
@@ -78,6 +85,7 @@ def extract(spec: Mapping[str, Any], report: Report, extractor: Extractor, blobs
         "timings_s": {name: round(float(value), 4) for name, value in done.timings_s.items()},
         "notes": notes,
     }
+    return Result.model_validate(result).model_dump(mode="json")
 
 
 def _bytes(blobs: Blobs, sha256: str) -> bytes:
@@ -121,11 +129,12 @@ def fit(spec: Mapping[str, Any], report: Report, fitter: SpiceFitter, blobs: Blo
     result = dict(done.result)
     result["findings"] = [*result.get("findings", ()), *notes]
     result["validity"] = {name: span.model_dump() for name, span in by_quantity(data).items()}
-    return result | {
+    result |= {
         "library": blobs.put(done.library),
         "report": blobs.put(done.report),
         "plot": blobs.put(done.plot) if done.plot is not None else None,
     }
+    return FitResult.model_validate(result).model_dump(mode="json")
 
 
 def chart_of(chart: Mapping[str, Any], found: Mapping[str, Any]) -> ChartOf:

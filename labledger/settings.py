@@ -118,6 +118,14 @@ class Extract(Section):
     )
 
 
+class Curves(Section):
+    """The endpoint that the extraction method `llm` asks. Off without a key."""
+
+    llm_url: str = Field(default="", description="An OpenAI-compatible endpoint, up to before /chat/completions.")
+    llm_model: str = Field(default="gpt-4o", description="The vision model that is asked there.")
+    llm_key: SecretStr | None = Field(default=None, description="The key. Without one the method llm is refused.")
+
+
 class Station(Section):
     """One process that holds instruments."""
 
@@ -144,6 +152,7 @@ class Settings(Section):
     log: Log = Field(default_factory=Log)
     blobs: Blobs = Field(default_factory=Blobs)
     extract: Extract = Field(default_factory=Extract)
+    curves: Curves = Field(default_factory=Curves)
     stations: dict[Id, Station] = Field(
         default_factory=dict[Id, Station],
         description="Stations by name, each with its instruments. In a variable: as JSON.",

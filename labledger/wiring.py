@@ -213,10 +213,12 @@ async def run_extract(settings: Settings, stopped: asyncio.Event, **ports: str) 
     connection = settings.connection(Role.WORKER)
     bus = await connected(connection, "labledger-extract")
     await _streams_there(bus, streams.EVT, streams.CMD)
+    ask = settings.curves
+    llm = {"url": ask.llm_url, "model": ask.llm_model, "key": ask.llm_key.get_secret_value()} if ask.llm_key else None
     pool = ProcessPool(
         settings.extract.processes or os.cpu_count() or 1,
         "labledger.pooled:tasks",
-        {"blob_dir": str(settings.blob_dir.absolute())} | ports,
+        {"blob_dir": str(settings.blob_dir.absolute()), "llm": llm} | ports,
     )
     limits = {"extraction": settings.extract.limit_s, "spice_fit": settings.extract.fit_limit_s}
     worker = Worker(bus, Ledger(EventStore(bus, patience_s=60)), pool, WorkerSettings(limits))

@@ -28,6 +28,7 @@ from bus.streams import EVT, evt
 from domain.aggregate import aggregates
 from domain.events import Command
 from domain.readings import ReadingsRecorded
+from labledger.client.curves import Batches, Extractions, Images, Products, SpiceModels
 from labledger.client.errors import ERRORS, CommandInvalid, LabError, NoOutcomeYet, NotFound, NotReachable
 from labledger.client.hearing import Ear, heard
 from labledger.client.kinds import Equipment, Jobs, ParkedThings, Queues, Samples, Scans, Stations
@@ -90,6 +91,11 @@ class Lab:
         self.equipment = Equipment(self)
         self.stations = Stations(self)
         self.parked = ParkedThings(self)
+        self.products = Products(self)
+        self.images = Images(self)
+        self.extractions = Extractions(self)
+        self.batches = Batches(self)
+        self.spice_models = SpiceModels(self)
 
     @classmethod
     def connect(
