@@ -157,7 +157,7 @@ def measured_from(data: Mapping[str, Any]) -> Measured:
         ("diode", None, "v", "i"),
     )
     for kind, at_key, x, y in plan:
-        rows = data.get(kind) or []
+        rows: Any = data.get(kind) or []
         if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
             raise OutOfLimits(f"{kind}: give a list of curves")
         for index, row in enumerate(cast("Sequence[Any]", rows)):
@@ -172,12 +172,14 @@ def measured_from(data: Mapping[str, Any]) -> Measured:
                 continue
             curves.append(Curve(kind, label, a, b))
     if len(curves) > MAX_CURVES:
-        raise OutOfLimits(f"{len(curves)} curves are more than {MAX_CURVES}; give those of one device at one temperature")
-    cap = data.get("capacitance") or {}
-    if not isinstance(cap, Mapping):
+        raise OutOfLimits(
+            f"{len(curves)} curves are more than {MAX_CURVES}; give those of one device at one temperature"
+        )
+    given_caps: Any = data.get("capacitance") or {}
+    if not isinstance(given_caps, Mapping):
         raise OutOfLimits("capacitance: give an object with c_iss, c_oss, c_rss")
     caps: dict[str, CV] = {}
-    cap = cast("Mapping[str, Any]", cap)
+    cap = cast("Mapping[str, Any]", given_caps)
     for key in CAPACITANCES:
         if cap.get(key):
             v, c = _pair(cap[key], "v", "c", key)
@@ -187,7 +189,9 @@ def measured_from(data: Mapping[str, Any]) -> Measured:
                 continue
             caps[key] = CV(v[good], c[good])
     if not curves and not caps:
-        raise OutOfLimits("there is no usable curve; give at least one output, transfer, diode or capacitance curve of three points")
+        raise OutOfLimits(
+            "there is no usable curve; give at least one output, transfer, diode or capacitance curve of three points"
+        )
     f_hz = _scalar(cap.get("f", 1e6), "capacitance f")
     if f_hz <= 0:
         raise OutOfLimits("capacitance f: give a frequency above 0")
@@ -472,8 +476,8 @@ FORMS: tuple[Form, ...] = (
         ),
         (
             *_MOS,
-            ".model ch nmos(level=3 vto={vto} kp={kp} theta={theta} vmax={vc*%.12g} eta={sigma*%.12g} u0=600 tox=1e-7"
-            " gamma=0 phi=0.7 kappa=0 rd={rd} rs={rs} is=1e-32 tnom={tnom})" % (_L3_VMAX_PER_V, _L3_ETA_PER_SIGMA),
+            f".model ch nmos(level=3 vto={{vto}} kp={{kp}} theta={{theta}} vmax={{vc*{_L3_VMAX_PER_V:.12g}}} eta={{sigma*{_L3_ETA_PER_SIGMA:.12g}}} u0=600 tox=1e-7"
+            " gamma=0 phi=0.7 kappa=0 rd={rd} rs={rs} is=1e-32 tnom={tnom})",
         ),
         primitive=True,
     ),
@@ -933,7 +937,12 @@ def spice_name(name: str) -> str:
 def _charge_lines(tag: str, a: str, b: str, q: str) -> list[str]:
     """A charge between two nodes: a copy of it in nC on a capacitor of 1 nF, whose current is mirrored. The copy is in volts so
     that the tolerances of the simulator mean something."""
-    return [f"Bq{tag} q{tag} 0 V = {q}", f"Cq{tag} q{tag} w{tag} 1n", f"Vq{tag} w{tag} 0 0", f"F{tag} {a} {b} Vq{tag} 1"]
+    return [
+        f"Bq{tag} q{tag} 0 V = {q}",
+        f"Cq{tag} q{tag} w{tag} 1n",
+        f"Vq{tag} w{tag} 0 0",
+        f"F{tag} {a} {b} Vq{tag} 1",
+    ]
 
 
 def netlist(model: Model, name: str, header: Sequence[str] = ()) -> str:
@@ -1090,7 +1099,7 @@ class Finding:
 
 def _wrong_way(lower: Curve, upper: Curve, top: float) -> bool:
     """Whether the curve of the higher gate voltage lies below the other over most of the way that they share."""
-    a, b = max(lower.x[0], upper.x[0], 0.0), min(lower.x[-1], upper.x[-1])
+    a, b = max(float(lower.x[0]), float(upper.x[0]), 0.0), min(float(lower.x[-1]), float(upper.x[-1]))
     if b <= a:
         return False
     grid = np.linspace(a, b, 41)[1:]
@@ -1129,7 +1138,9 @@ def check_measured(measured: Measured) -> list[Finding]:
         if cured:
             a, b = cured[0]
             text += f": the labels {a:g} V and {b:g} V look swapped"
-        out.append(Finding("order", text, suspect=True, vgs=cured[0] if cured else tuple({c.at for p in wrong for c in p})))
+        out.append(
+            Finding("order", text, suspect=True, vgs=cured[0] if cured else tuple({c.at for p in wrong for c in p}))
+        )
     for a, b in combinations(output, 2):
         if a.at != b.at and len(a.x) == len(b.x) and np.array_equal(a.x, b.x) and np.array_equal(a.y, b.y):
             out.append(
@@ -1148,10 +1159,14 @@ def check_measured(measured: Measured) -> list[Finding]:
     for key, words in (("c_oss", "Coss"), ("c_iss", "Ciss")):
         cv = measured.capacitances.get(key)
         if rss and cv:
-            v = np.linspace(max(rss.v[0], cv.v[0]), min(rss.v[-1], cv.v[-1]), 60)
+            v = np.linspace(max(float(rss.v[0]), float(cv.v[0])), min(float(rss.v[-1]), float(cv.v[-1])), 60)
             low = np.log10(np.interp(v, cv.v, cv.c)) < np.log10(np.interp(v, rss.v, rss.c)) - 0.03
             if v[-1] > v[0] and bool(np.mean(low) > 0.1):
-                out.append(Finding("capacitance", f"{words} must not be below Crss, but is: two labels look swapped", suspect=True))
+                out.append(
+                    Finding(
+                        "capacitance", f"{words} must not be below Crss, but is: two labels look swapped", suspect=True
+                    )
+                )
     return out
 
 
@@ -1210,7 +1225,10 @@ def facts_of(measured: Measured) -> Facts:
         v = 0.8 * min(float(c.x[-1]) for c in output)
         pairs = [(c.at, float(np.interp(v, c.x, c.y))) for c in sorted(output, key=lambda c: c.at)]
     for c in transfer:
-        pairs += [(float(a), float(b)) for a, b in zip(c.x[:: max(1, len(c.x) // 12)], c.y[:: max(1, len(c.x) // 12)], strict=True)]
+        pairs += [
+            (float(a), float(b))
+            for a, b in zip(c.x[:: max(1, len(c.x) // 12)], c.y[:: max(1, len(c.x) // 12)], strict=True)
+        ]
     vt = span[0] - 0.2 * max(span[1] - span[0], 1.0)
     # sqrt(I) is a straight line over VGS near the threshold; the weakest pair with current tells where it ends.
     weak = sorted((g, math.sqrt(i)) for g, i in pairs if i > 0.002 * i_top)

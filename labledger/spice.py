@@ -14,6 +14,8 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -128,7 +130,9 @@ def fit(
 
     def figures(candidate: Candidate) -> str:
         e = candidate.simulated.errors if candidate.simulated else candidate.formula
-        words = [] if e.nrmse is None else [f"nrmse {100 * e.nrmse:.2f} %", f"mean relative {100 * (e.mare or 0):.1f} %"]
+        words = (
+            [] if e.nrmse is None else [f"nrmse {100 * e.nrmse:.2f} %", f"mean relative {100 * (e.mare or 0):.1f} %"]
+        )
         words += [f"{k} {v:.3f} decades" for k, v in e.capacitance_decades.items()]
         return ", ".join(words)
 
@@ -198,7 +202,9 @@ def fit(
         else {
             "form": done.suggestion.best.model.form_name,
             "grade": done.suggestion.grade,
-            "simulated": _errors_json(done.suggestion.best.simulated.errors if done.suggestion.best.simulated else None),
+            "simulated": _errors_json(
+                done.suggestion.best.simulated.errors if done.suggestion.best.simulated else None
+            ),
             "formula": _errors_json(done.suggestion.best.formula),
             "measured": measured_json(done.suggestion.measured),
         },
@@ -206,27 +212,21 @@ def fit(
         "versions": _versions() | {"netlist": NETLIST_VERSION, "simulator": simulated.version if simulated else None},
         "seconds": round(done.seconds, 3),
     }
-    return Result(
-        name, done.best.model.form_name, done.grade, text(done, done.grade), report, plot, suggested
-    )
+    return Result(name, done.best.model.form_name, done.grade, text(done, done.grade), report, plot, suggested)
 
 
-def _versions() -> dict[str, Any]:
-    import numpy
-    import scipy
-
-    return {"numpy": numpy.__version__, "scipy": scipy.__version__}
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("numpy", "scipy")}
 
 
 def _drawn(done: Any, title: str) -> bytes | None:
     """The picture of a `Fitted`, or None when Matplotlib is not installed."""
     import tempfile
 
-    try:
-        from adapters.spice.plot import plot_errors
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
+    if find_spec("matplotlib") is None:
         return None
+    from adapters.spice.plot import plot_errors
+
     simulated = done.best.simulated
     values = simulated.values if simulated else [done.best.model.on(c) for c in done.measured.curves]
     with tempfile.TemporaryDirectory(prefix="labledger-spice-") as folder:
@@ -322,7 +322,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--name")
     one.add_argument("--date", type=datetime.date.fromisoformat, help="what the header says, such as 2026-05-01")
-    one.add_argument("--image", type=Path, action="append", default=[], help="a source image; its SHA-256 goes into the header")
+    one.add_argument(
+        "--image", type=Path, action="append", default=[], help="a source image; its SHA-256 goes into the header"
+    )
     one.add_argument("--form", action="append", help="only these forms")
     one.add_argument("--no-simulator", action="store_true")
     two = commands.add_parser("check", help="a .lib against measured curves")

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Any, cast
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
 
-from adapters.spice.ngspice import SimulationFailed, Simulated, ngspice_path, simulate, switches
+from adapters.spice.ngspice import Simulated, SimulationFailed, ngspice_path, simulate, switches
 from domain.errors import OutOfLimits
 from domain.spice import (
     CV,
@@ -125,6 +126,8 @@ class Watch:
 # --- least squares ---------------------------------------------------------------------------------------------------
 
 Residual = Callable[[Floats], Floats]
+#: SciPy comes without types.
+least_squares = cast("Callable[..., Any]", optimize.least_squares)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _to_free(parameters: Sequence[Parameter], values: Floats) -> Floats:
@@ -357,7 +360,16 @@ def fit_charge(cv: CV, below: Charge | None, watch: Watch) -> Charge:
     goal = np.log10(cv.c)
     c_top, c_low = float(cv.c.max()), float(cv.c.min())
     best: tuple[float, Charge] | None = None
-    for powers, falls, rises in ((1, 0, 0), (2, 0, 0), (1, 1, 0), (2, 1, 0), (2, 0, 1), (2, 1, 1), (1, 2, 1), (3, 1, 1)):
+    for powers, falls, rises in (
+        (1, 0, 0),
+        (2, 0, 0),
+        (1, 1, 0),
+        (2, 1, 0),
+        (2, 0, 1),
+        (2, 1, 1),
+        (1, 2, 1),
+        (3, 1, 1),
+    ):
         layout = _charge_layout(powers, falls, rises, v_top, c_top)
         if len(layout) + 2 > len(cv.v) and best is not None:
             continue
@@ -371,7 +383,11 @@ def fit_charge(cv: CV, below: Charge | None, watch: Watch) -> Charge:
         for vj, m, at in ((1.0, 0.6, steepest), (5.0, 1.5, 0.5 * steepest + 1), (0.03 * v_top, 3.0, 0.05 * v_top)):
             start = [0.5 * c_low]
             start += [q for k in range(powers) for q in (c_top / 2**k, vj * 6**k, m)]
-            start += [q for k in range(falls) for q in (c_top / 3, max(at * 3**k, 0.01 * v_top), max(0.05 * at, 0.004 * v_top))]
+            start += [
+                q
+                for k in range(falls)
+                for q in (c_top / 3, max(at * 3**k, 0.01 * v_top), max(0.05 * at, 0.004 * v_top))
+            ]
             start += [q for _ in range(rises) for q in (c_low, 0.6 * v_top, 0.15 * v_top)]
             values, cost = minimise(layout, residual, np.array(start), rounds=60, soft=0.1, watch=watch)
             if found is None or cost < found[1]:
@@ -548,7 +564,9 @@ def fit(
     else:
         channel = [c for c in measured.curves if c.kind != "diode"]
         if gate_span(measured) is None:
-            raise OutOfLimits("a transistor needs output or transfer curves; there are none (a two-pin part: give its type as diode)")
+            raise OutOfLimits(
+                "a transistor needs output or transfer curves; there are none (a two-pin part: give its type as diode)"
+            )
         facts = facts_of(measured)
         caps = fit_capacitances(measured, watch)
         chosen = [f for f in FORMS if forms is None or f.name in forms]
@@ -591,7 +609,9 @@ def fit(
             watch.at(0.95, "switching")
             converges = switches(netlist(best.model, measured.name), measured, program=program)
             if not converges:
-                findings.append(Finding("switching", "the netlist does not get through a turn-on and a turn-off into a resistor"))
+                findings.append(
+                    Finding("switching", "the netlist does not get through a turn-on and a turn-off into a resistor")
+                )
     elif best.failure is not None:
         check = f"ngspice failed: {best.failure[:300]}"
     elif not simulator:

@@ -93,7 +93,9 @@ def _deck(name: str, pins: str, measured: Measured) -> str:
         "set numdgt=9",
     ]
     for index, c in enumerate(measured.curves):
-        low, high = (float(c.x[0]), float(c.x[-1])) if c.kind == "transfer" else (min(0.0, float(c.x[0])), float(c.x[-1]))
+        low, high = (
+            (float(c.x[0]), float(c.x[-1])) if c.kind == "transfer" else (min(0.0, float(c.x[0])), float(c.x[-1]))
+        )
         step = (high - low) / SWEEP_STEPS
         match c.kind:
             case "output":
@@ -207,8 +209,8 @@ def simulate(
             continue
         if not rows[key]:
             raise SimulationFailed(f"no result for {key}: {log[-LOG_CHARACTERS:]}")
-        v, c = np.array(sorted(rows[key])).T
-        c = np.maximum(c, 1e-18)
+        table = np.array(sorted(rows[key]), dtype=np.float64)
+        v, c = table[:, 0], np.maximum(table[:, 1], 1e-18)
         away = np.log10(c) - np.interp(v, cv.v, np.log10(cv.c))
         decades[key] = float(np.sqrt(np.mean(away**2)))
         simulated[key] = (v, c)

@@ -44,7 +44,9 @@ def measured_of(device: dict[str, Any], tj: float) -> dict[str, Any]:
 def judged_by(checker: Path, library: Path, measured: Path) -> float | None:
     out = library.with_suffix(".check.json")
     subprocess.run(
-        [sys.executable, str(checker), str(library), str(measured), "--json", str(out)], capture_output=True, timeout=300
+        [sys.executable, str(checker), str(library), str(measured), "--json", str(out)],
+        capture_output=True,
+        timeout=300,
     )
     return json.loads(out.read_text()).get("nrmse") if out.exists() else None
 

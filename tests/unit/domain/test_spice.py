@@ -167,7 +167,9 @@ def test_a_diode_curve_at_another_gate_voltage_is_put_aside_and_said() -> None:
 
 
 def test_measured_curves_survive_their_json() -> None:
-    first = measured_from({"name": "Q1", "type": "GaN-HEMT", "output": curves(4, 6), "diode": [{"v": [0, 1, 2], "i": [0, 1, 4]}]})
+    first = measured_from(
+        {"name": "Q1", "type": "GaN-HEMT", "output": curves(4, 6), "diode": [{"v": [0, 1, 2], "i": [0, 1, 4]}]}
+    )
     again = measured_from(spice.measured_json(first))
     assert [(c.kind, c.at, c.x.tolist(), c.y.tolist()) for c in again.curves] == [
         (c.kind, c.at, c.x.tolist(), c.y.tolist()) for c in first.curves

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def drain_current(vgs: float, vds: Floats, vt: float = 3.5, k: float = 0.9, r: float = 0.05, v_sat: float = 9.0) -> Floats:
+def drain_current(
+    vgs: float, vds: Floats, vt: float = 3.5, k: float = 0.9, r: float = 0.05, v_sat: float = 9.0
+) -> Floats:
     """Alpha-power law with a soft threshold, velocity saturation and a drift resistance that grows with current: by bisection."""
     over = 0.9 * np.log1p(np.exp((vgs - vt) / 0.9))
 

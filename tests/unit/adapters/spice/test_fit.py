@@ -19,7 +19,9 @@ from domain.spice import CV, measured_from
 from labledger import spice as without_server
 from tests.unit.adapters.spice.synthetic import device, drain_current
 
-needs_ngspice = pytest.mark.skipif(ngspice_path() is None, reason="ngspice is not installed: models are NOT simulated here")
+needs_ngspice = pytest.mark.skipif(
+    ngspice_path() is None, reason="ngspice is not installed: models are NOT simulated here"
+)
 #: The two that are the best on most devices; the others cost time and change nothing in these tests.
 FEW = ("knee", "quasi")
 
@@ -40,7 +42,15 @@ def test_a_whole_device_is_fitted_simulated_and_good() -> None:
     assert done.best.judged.nrmse < 0.005
     assert max(done.best.judged.capacitance_decades.values()) < 0.03
     assert done.converges
-    assert {c.model.form_name for c in done.candidates} >= {"level1", "level3", "vdmos", "ekv", "angelov", "vendor", "knee"}
+    assert {c.model.form_name for c in done.candidates} >= {
+        "level1",
+        "level3",
+        "vdmos",
+        "ekv",
+        "angelov",
+        "vendor",
+        "knee",
+    }
     assert truth_error(done.best.model) < 0.01
 
 
@@ -140,7 +150,9 @@ def test_what_has_no_channel_curves_is_refused() -> None:
 def test_a_diode_part_has_two_pins_and_is_good() -> None:
     v = np.linspace(0, 2.2, 40)
     i = 12 * (0.08 * np.log1p(np.exp((v - 0.9) / 0.08))) ** 1.1
-    result = without_server.fit({"name": "D1", "type": "SiC-diode", "diode": [{"v": v.tolist(), "i": i.tolist()}]}, draw=False)
+    result = without_server.fit(
+        {"name": "D1", "type": "SiC-diode", "diode": [{"v": v.tolist(), "i": i.tolist()}]}, draw=False
+    )
     assert ".subckt D1 a k" in result.library
     assert result.grade == "good"
 
@@ -153,12 +165,25 @@ def test_a_capacitance_with_a_superjunction_step_is_followed() -> None:
 
 
 @needs_ngspice
-def test_the_command_writes_library_report_and_picture_and_check_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_library_report_and_picture_and_check_agrees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("matplotlib", reason="Matplotlib is not installed: no picture is drawn here")
     measured, image = tmp_path / "Q7.json", tmp_path / "curves.png"
     measured.write_text(json.dumps(device()))
     image.write_bytes(b"not really an image")
-    words = ["fit", str(measured), "--out", str(tmp_path / "out"), "--name", "Q7", "--date", "2026-05-01", "--image", str(image)]
+    words = [
+        "fit",
+        str(measured),
+        "--out",
+        str(tmp_path / "out"),
+        "--name",
+        "Q7",
+        "--date",
+        "2026-05-01",
+        "--image",
+        str(image),
+    ]
     assert without_server.main([*words, "--form", "knee", "--form", "quasi"]) == 0
     library = (tmp_path / "out" / "Q7.lib").read_text()
     assert f"curves.png sha256:{hashlib.sha256(image.read_bytes()).hexdigest()}" in library
@@ -170,7 +195,9 @@ def test_the_command_writes_library_report_and_picture_and_check_agrees(tmp_path
     assert (tmp_path / "out" / "Q7.spice.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     assert without_server.main(["check", str(tmp_path / "out" / "Q7.lib"), str(measured), "--limit", "0.01"]) == 0
-    assert json.loads(capsys.readouterr().out)["simulated"]["nrmse"] == pytest.approx(report["simulated"]["nrmse"], rel=1e-6)
+    assert json.loads(capsys.readouterr().out)["simulated"]["nrmse"] == pytest.approx(
+        report["simulated"]["nrmse"], rel=1e-6
+    )
     assert without_server.main(["check", str(tmp_path / "out" / "Q7.lib"), str(measured), "--limit", "1e-6"]) == 1
 
 

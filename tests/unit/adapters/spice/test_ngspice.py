@@ -11,9 +11,15 @@ from adapters.spice.ngspice import SimulationFailed, ngspice_path, simulate, sub
 from domain.spice import DIODE, FORMS, Capacitances, Charge, Curve, Form, Measured, Model, netlist
 from tests.unit.domain.test_spice import VALUES
 
-needs_ngspice = pytest.mark.skipif(ngspice_path() is None, reason="ngspice is not installed: netlists are NOT simulated here")
+needs_ngspice = pytest.mark.skipif(
+    ngspice_path() is None, reason="ngspice is not installed: netlists are NOT simulated here"
+)
 CAPS = Capacitances(
-    Charge(1e-12, ((1e-9, 5, 0.6),), ((1e-10, 25, 2),), ((1e-11, 200, 50),)), Charge(1e-11, ((1e-9, 3, 1.5),)), 1e-9, 1e-10, 5
+    Charge(1e-12, ((1e-9, 5, 0.6),), ((1e-10, 25, 2),), ((1e-11, 200, 50),)),
+    Charge(1e-11, ((1e-9, 3, 1.5),)),
+    1e-9,
+    1e-10,
+    5,
 )
 
 
@@ -63,7 +69,9 @@ def test_a_netlist_gets_through_a_turn_on_and_a_turn_off(form: Form) -> None:
 
 
 @needs_ngspice
-@pytest.mark.parametrize("text", ["* nothing\n", ".subckt m d g s\nB1 d s I = nonsense(\n.ends\n", ".subckt m d g s\nR1 d\n.ends\n"])
+@pytest.mark.parametrize(
+    "text", ["* nothing\n", ".subckt m d g s\nB1 d s I = nonsense(\n.ends\n", ".subckt m d g s\nR1 d\n.ends\n"]
+)
 def test_a_library_that_cannot_be_simulated_fails_with_what_the_simulator_said(text: str) -> None:
     model = Model(FORMS[0], np.array(VALUES["level1"], float))
     with pytest.raises(SimulationFailed, match=r"\w+"):
