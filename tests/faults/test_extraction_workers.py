@@ -1,0 +1,242 @@
+"""kill -9 of workers while images are extracted. Every image gets its one result, whoever dies when."""
+
+import asyncio
+import importlib.util
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from adapters.storage.local import LocalBlobs
+from bus.ids import uuid7
+from labledger.picture_file import look_at
+from tests.curves import picture
+from tests.faults.lab import Lab, Process
+from tests.faults.proof import (
+    chains_are_whole,
+    nothing_is_stored_twice,
+    outcomes_are_true,
+    what_was_heard_is_there,
+)
+
+#: Without the real extractor's libraries its tests say so.
+REAL = all(importlib.util.find_spec(name) for name in ("cv2", "rapidocr", "onnxruntime"))
+
+
+class Workers:
+    """Workers of a lab, as processes of their own with pools of their own."""
+
+    def __init__(self, lab: Lab, processes: int = 2, real: bool = False) -> None:
+        self.lab = lab
+        self.blobs = LocalBlobs(lab.settings.blob_dir)
+        self._env = {
+            "LABLEDGER_DATA_DIR": str(lab.folder),
+            "LABLEDGER_EXTRACT_PROCESSES": str(processes),
+        }
+        words = [sys.executable, str(Path(__file__).with_name("extract_role.py"))]
+        self._words = [sys.executable, "-m", "labledger", "run", "extract"] if real else words
+        original = lab._command_line
+        lab._command_line = lambda words: self._words if words == ("extract",) else original(words)  # type: ignore[method-assign]
+
+    async def start(self, *names: str) -> None:
+        for name in names:
+            process = Process(name, ("extract",), self._env, self.lab.folder / f"{name}.log")
+            self.lab.processes[name] = process
+            process.keeper = asyncio.create_task(self.lab._keep(process))
+        for name in names:
+            process = self.lab.processes[name]
+            await self.lab.until(lambda process=process: "ready, worker" in process.said(), f"{name} is ready")
+
+    def pool_pids(self, name: str) -> list[int]:
+        return [child.pid for child in psutil.Process(self.lab.processes[name].pid).children(recursive=True)]
+
+    async def upload(self, data: bytes, **extract: Any) -> str:
+        """Register an image and ask for its extraction at once; answers the extraction's id."""
+        extraction_id = uuid7()
+        found = look_at(data)
+        self.blobs.put(data)
+        body = {
+            "graph_image_id": found.sha256,
+            "media_type": found.media_type,
+            "size_bytes": found.size_bytes,
+            "width": found.width,
+            "height": found.height,
+            "extract": {"extraction_id": extraction_id} | extract,
+        }
+        await self.lab.send("graph_image.register", body)
+        return extraction_id
+
+
+async def all_are_there_once(workers: Workers, ids: list[str], timeout_s: float = 120) -> list[Any]:
+    """Each has one completed extraction and one succeeded job; the history is whole, and every blob is there."""
+    lab = workers.lab
+    outcomes = {sent.id: await lab.outcome(sent) for sent in lab.sent.values()}
+    assert {outcome.outcome for outcome in outcomes.values()} == {"accepted"}
+
+    async def done() -> bool:
+        events = await lab.events()
+        completed = {body(it)["extraction_id"] for it in events if it.type.startswith("extraction.completed.")}
+        finished = {body(it)["job_id"] for it in events if it.type.startswith("queue.job_finished.")}
+        return set(ids) <= completed & finished
+
+    await lab.until(done, f"{len(ids)} results", timeout_s)
+    events = await lab.events()
+    completed = Counter(body(it)["extraction_id"] for it in events if it.type.startswith("extraction.completed."))
+    succeeded = Counter(body(it)["job_id"] for it in events if it.type.startswith("job.succeeded."))
+    finished = Counter(body(it)["job_id"] for it in events if it.type.startswith("queue.job_finished."))
+    once = dict.fromkeys(ids, 1)
+    assert completed == once and succeeded == once and finished == once
+    for stored in events:
+        if stored.type.startswith("extraction.completed."):
+            result = body(stored)["result"]
+            for name in ("csv", "data", "overlay"):
+                assert workers.blobs.get(result[name])
+    chains_are_whole(events)
+    nothing_is_stored_twice(events)
+    what_was_heard_is_there(events, lab.heard)
+    outcomes_are_true(events, outcomes)
+    attempts_are_told(events)
+    return events
+
+
+def body(stored: Any) -> dict[str, Any]:
+    return json.loads(stored.data)
+
+
+def attempts_are_told(events: list[Any]) -> None:
+    """Attempts are numbered 1, 2, 3, ...; each but the last was released or failed before the next began."""
+    jobs: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for stored in events:
+        if stored.subject.startswith("evt.job."):
+            jobs.setdefault(stored.subject, []).append((stored.type.rpartition(".v")[0], body(stored)))
+    for subject, history in jobs.items():
+        running, attempt = False, 0
+        for name, told in history:
+            if name == "job.started":
+                assert not running and told["attempt"] == attempt + 1, f"{subject}: {name} {told}"
+                running, attempt = True, told["attempt"]
+            elif name in ("job.released", "job.failed", "job.succeeded"):
+                assert running and told["attempt"] == attempt, f"{subject}: {name} {told}"
+                running = False
+
+
+async def test_200_images_and_a_worker_killed_five_times_make_200_results_and_none_twice(
+    make_lab: Callable[..., Lab], chance: random.Random
+) -> None:
+    async with make_lab() as lab:
+        workers = Workers(lab)
+        await lab.start("commands")
+        await workers.start("extract-1", "extract-2")
+        ids = [await workers.upload(picture(n, f"sleep {chance.uniform(0, 0.3):.2f}")) for n in range(200)]
+        for _ in range(5):
+            await asyncio.sleep(chance.uniform(0.2, 2.0))
+            victim = chance.choice(("extract-1", "extract-2"))
+            lab.say(f"kill {victim}")
+            await lab.kill(victim)
+        lab.say("enough")
+        events = await all_are_there_once(workers, ids)
+        released = [body(it) for it in events if it.type.startswith("job.released.")]
+        lab.say(f"{len(released)} attempts were released")
+        assert all("was not heard of" in it["reason"] for it in released)
+        # Somebody was killed at work, or this has shown nothing.
+        assert released
+
+
+async def test_the_only_worker_is_killed_and_the_next_run_goes_on(make_lab: Callable[..., Lab]) -> None:
+    async with make_lab() as lab:
+        workers = Workers(lab)
+        await lab.start("commands")
+        await workers.start("extract")
+        ids = [await workers.upload(picture(n, "sleep 1.5")) for n in range(4)]
+        await lab.at_or_before("job.progressed")
+        pool = workers.pool_pids("extract")
+        assert pool
+        await lab.kill("extract")
+        # The processes of its pool do not outlive it.
+        await lab.until(lambda: not any(psutil.pid_exists(pid) and _lives(pid) for pid in pool), "the pool ends", 10)
+        await all_are_there_once(workers, ids)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_a_process_of_the_pool_that_is_killed_costs_one_attempt_of_one_image(
+    make_lab: Callable[..., Lab], chance: random.Random
+) -> None:
+    async with make_lab() as lab:
+        workers = Workers(lab)
+        await lab.start("commands")
+        await workers.start("extract")
+        ids = [await workers.upload(picture(n, "sleep 0.6")) for n in range(12)]
+        await lab.at_or_before("job.progressed")
+        victim = chance.choice([pid for pid in workers.pool_pids("extract") if _serves(pid)])
+        psutil.Process(victim).kill()
+        events = await all_are_there_once(workers, ids)
+        failed = [body(it) for it in events if it.type.startswith("job.failed.")]
+        assert len(failed) <= 1 and all("signal 9" in it["error"] and not it["final"] for it in failed)
+        assert lab.processes["extract"].starts == 1
+        assert not [it for it in events if it.type.startswith("job.released.")]
+
+
+def _serves(pid: int) -> bool:
+    """One that does tasks, and not the tracker that Python puts beside spawned processes."""
+    try:
+        return any("spawn_main" in word for word in psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_the_server_of_the_streams_is_killed_and_nothing_is_done_twice(
+    make_lab: Callable[..., Lab], chance: random.Random
+) -> None:
+    async with make_lab() as lab:
+        workers = Workers(lab)
+        await lab.start("commands")
+        await workers.start("extract-1", "extract-2")
+        ids = [await workers.upload(picture(n, "sleep 0.4")) for n in range(40)]
+        await asyncio.sleep(chance.uniform(0.2, 1.5))
+        await lab.kill("nats", down_s=chance.uniform(0, 2))
+        await all_are_there_once(workers, ids)
+
+
+@pytest.mark.skipif(not REAL, reason="the libraries of the extractor (labledger[curves]) are not installed")
+async def test_the_real_extractor_survives_the_death_of_its_worker(make_lab: Callable[..., Lab]) -> None:
+    async with make_lab() as lab:
+        workers = Workers(lab, processes=1, real=True)
+        await lab.start("commands")
+        await workers.start("extract")
+        ids = [await workers.upload(_plot(n)) for n in range(4)]
+        await lab.at_or_before("job.started")
+        await lab.kill("extract")
+        events = await all_are_there_once(workers, ids, timeout_s=240)
+        found = [body(it)["result"] for it in events if it.type.startswith("extraction.completed.")]
+        assert all(0 <= it["confidence"] <= 1 for it in found)
+
+
+def _plot(number: int) -> bytes:
+    """A line in a frame with labelled axes."""
+    import cv2
+    import numpy as np
+
+    image = np.full((420, 560, 3), 255, np.uint8)
+    cv2.rectangle(image, (70, 30), (530, 370), (0, 0, 0), 2)
+    for step in range(6):
+        x, y = 70 + 92 * step, 370 - 68 * step
+        cv2.line(image, (x, 370), (x, 362), (0, 0, 0), 1)
+        cv2.line(image, (70, y), (78, y), (0, 0, 0), 1)
+        cv2.putText(image, str(step), (x - 6, 395), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        cv2.putText(image, str(10 * step), (36, y + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    xs = np.arange(70, 531)
+    ys = 370 - (240 + 20 * number) * (1 - np.exp(-(xs - 70) / 120.0))
+    cv2.polylines(image, [np.c_[xs, ys].astype(np.int32).reshape(-1, 1, 2)], False, (200, 60, 0), 2, cv2.LINE_AA)
+    return cv2.imencode(".png", image)[1].tobytes()
