@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -314,7 +314,7 @@ def names_by_advice(paths: Sequence[Path], advice: object, picture: Picture) -> 
     out = list(paths)
     if not isinstance(advice, list):
         return out
-    for entry in list[Any](advice):
+    for entry in cast("list[Any]", advice):
         try:
             at = picture.to_work(np.array([[float(entry["at"][0]), float(entry["at"][1])]]))[0]
             name = str(entry["name"])[:64]

@@ -5,6 +5,7 @@ import itertools
 import cv2
 import numpy as np
 
+from adapters.curves.kit import connected
 from adapters.curves.shapes import Box, Floats, Frame, Grey, Line, Mask
 
 
@@ -18,7 +19,7 @@ def strokes(ink: Grey, level: float, length: int, *, upright: bool) -> list[Line
     opened = np.asarray(
         cv2.morphologyEx(opened, cv2.MORPH_CLOSE, np.ones((1, max(3, length // 6)), np.uint8)), np.uint8
     )
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
+    count, labels, stats, _ = connected(opened > 0)
     found: list[Line] = []
     for i in range(1, count):
         x, y, w, h, area = (int(v) for v in stats[i])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from adapters.curves.kit import connected, peaks
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Mask, Rgb
 
 
@@ -34,6 +35,7 @@ class Band:
     last: int
     cover: float
     core: tuple[int, int] | None = None
+    dark: float = 0.0
     """The rows that are inked nearly all the way: of a line with a curve on it, the line's own rows."""
 
     @property
@@ -97,24 +99,28 @@ Painted = tuple[Mask, tuple[int, int, int], bool]
 def without_rims(masks: Sequence[Painted]) -> list[Painted]:
     """JPEG and smoothing give strokes rims of other shades: a colour that nearly always lies beside a larger one joins it."""
     order = sorted((m for m in masks if m[2]), key=lambda m: -int(m[0].sum()))
-    kept: list[list[object]] = []
+    kept: list[Painted] = []
     for mask, colour, _ in order:
         total = int(mask.sum())
         if total == 0:
             continue
-        home = -1
-        for k, (other, _colour) in enumerate(kept):
-            assert isinstance(other, np.ndarray)
+        for k, (other, other_colour, _) in enumerate(kept):
             near = np.asarray(cv2.dilate(other.astype(np.uint8), np.ones((11, 11), np.uint8)), np.bool_)
-            if float((mask & near).sum()) > 0.8 * total:
-                home = k
+            # Two curves of different hues may run side by side all the way; a rim has its stroke's hue.
+            if (
+                abs(hue_gap(rgb_to_lab(colour), rgb_to_lab(other_colour))) < 0.8
+                and float((mask & near).sum()) > 0.8 * total
+            ):
+                kept[k] = (np.asarray(other | mask, np.bool_), other_colour, True)
                 break
-        if home < 0:
-            kept.append([mask, colour])
         else:
-            kept[home][0] = np.asarray(kept[home][0], np.bool_) | mask
-    out: list[Painted] = [(np.asarray(m, np.bool_), c, True) for m, c in kept]  # type: ignore[misc]
-    return out + [m for m in masks if not m[2]]
+            kept.append((mask, colour, True))
+    return kept + [m for m in masks if not m[2]]
+
+
+def rgb_to_lab(colour: tuple[int, int, int]) -> Floats:
+    pixel = np.array([[colour]], np.float32) / 255
+    return np.asarray(cv2.cvtColor(pixel, cv2.COLOR_RGB2LAB), np.float64)[0, 0]
 
 
 def hue_gap(one: Floats, other: Floats) -> float:
@@ -165,7 +171,7 @@ def comb(axis: Axis | None, bands: Sequence[Band], offset: float, length: int) -
         n0, n1 = math.ceil((lo - values[0]) / d - 1e-6), math.floor((hi - values[0]) / d + 1e-6)
         if n1 - n0 > 150 or n1 - n0 < 1:
             continue
-        places = axis.pixels(values[0] + d * np.arange(n0, n1 + 1)) - offset
+        places = axis.pixels(np.asarray(values[0] + d * np.arange(n0, n1 + 1), np.float64)) - offset
         if len(seen) == 0:
             return places
         hit = np.abs(seen[:, None] - places[None]).min(axis=1) < max(2.5, 0.004 * length)
@@ -178,23 +184,19 @@ def comb(axis: Axis | None, bands: Sequence[Band], offset: float, length: int) -
 
 def peaks_of(strength: Floats, inked: Mask, free: Mask) -> list[Band]:
     """Rows that stand out as straight strokes; half their height gives their thickness."""
-    from scipy.signal import find_peaks, peak_widths
-
     w = strength.shape[1]
     seen = np.maximum(free.sum(axis=1), 0.15 * w)
     profile = np.r_[0.0, (strength * free).sum(axis=1) / seen, 0.0]
     cover = (inked & free).sum(axis=1) / seen
-    peaks, _ = find_peaks(profile, prominence=max(0.05, 0.2 * float(profile.max())))
-    if len(peaks) == 0:
-        return []
-    _, _, left, right = peak_widths(profile, peaks, rel_height=0.6)
     out: list[Band] = []
-    for peak, lo, hi in zip(peaks, left, right, strict=True):
-        first, last = int(round(float(lo) - 1 + 0.3)), int(round(float(hi) - 1 - 0.3))
-        first, last = max(0, min(first, int(peak) - 1)), min(len(cover) - 1, max(last, int(peak) - 1))
+    for peak, lo, hi in peaks(profile, max(0.05, 0.2 * float(profile.max())), 0.6):
+        first, last = round(lo - 1 + 0.3), round(hi - 1 - 0.3)
+        first, last = max(0, min(first, peak - 1)), min(len(cover) - 1, max(last, peak - 1))
         whole = np.nonzero(cover[first : last + 1] > 0.78)[0]
         core = (first + int(whole[0]), first + int(whole[-1])) if len(whole) else None
-        out.append(Band(first, last, float(cover[max(0, int(peak) - 2) : int(peak) + 1].max()), core))
+        row = strength[max(0, peak - 1)]
+        dark = float(row[row > 0].mean()) if (row > 0).any() else 0.0
+        out.append(Band(first, last, float(cover[max(0, peak - 2) : peak + 1].max()), core, dark))
     return out
 
 
@@ -207,7 +209,11 @@ def grid_bands(found: Sequence[Band], expected: Floats, length: int) -> list[Ban
     many = sum(1 for b in found if b.cover > 0.8) >= 4
     tolerance = max(2.5, 0.005 * length)
     out: list[Band] = []
+    # A stroke much darker than the other lines is no grid line, wherever it lies.
+    usual = float(np.median([b.dark for b in found if b.cover > 0.6] or [1.0])) if many else 1.0
     for band in found:
+        if band.dark > 1.7 * usual and band.cover < 0.995:
+            continue
         at_comb = len(expected) > 0 and float(np.abs(expected - band.at).min()) <= tolerance + 0.3 * band.thick
         if (
             band.core
@@ -321,7 +327,7 @@ def stroke_width(mask: Mask) -> float:
 
 
 def without_specks(mask: Mask, least: int) -> Mask:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    count, labels, stats, _ = connected(mask)
     keep = np.zeros(count, np.bool_)
     keep[1:] = np.maximum(stats[1:, cv2.CC_STAT_WIDTH], stats[1:, cv2.CC_STAT_HEIGHT]) >= least
     return keep[labels]

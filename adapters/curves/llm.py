@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -60,7 +60,7 @@ def ask(adviser: Adviser | None, rgb: Rgb) -> dict[str, Any]:
     body = json.dumps(
         {"model": adviser.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
     ).encode()
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310
         adviser.url.rstrip("/") + "/chat/completions",
         body,
         {"Content-Type": "application/json", "Authorization": f"Bearer {adviser.key}"},
@@ -76,14 +76,14 @@ def ask(adviser: Adviser | None, rgb: Rgb) -> dict[str, Any]:
         raise AdviserWrong(f"the adviser at {adviser.url} gave no usable answer ({type(error).__name__})") from None
     if not isinstance(parsed, dict):
         raise AdviserWrong("the adviser's answer is no JSON object")
-    return dict[str, Any](parsed)
+    return cast("dict[str, Any]", parsed)
 
 
 def confirmed(proposal: object, labels: Sequence[Label], places: Sequence[float], p0: float, p1: float) -> Axis:
     """The proposed axis, if at least two labels that we read lie where it puts them. Raises AdviserWrong otherwise."""
     try:
         assert isinstance(proposal, dict)
-        words = dict[str, Any](proposal)
+        words = cast("dict[str, Any]", proposal)
         scale: Scale = "log" if words["scale"] == "log" else "linear"
         v0, v1 = float(words["min"]), float(words["max"])
     except (AssertionError, KeyError, TypeError, ValueError):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
+from adapters.curves.kit import pairs
 from adapters.curves.shapes import Box, Floats, Frame, Path, Rgb, Word
 
 SPOILT = {
@@ -123,8 +123,7 @@ def named(rgb: Rgb, paths: Sequence[Path], words: Sequence[Word], frame: Frame) 
         cost = np.array([[colour_gap(colour_on(rgb, p), entry[2]) for entry in legend] for p in paths])
         spread = max(colour_gap(a[2], c[2]) for a in legend for c in legend)
         if spread > 14:
-            rows, columns = linear_sum_assignment(cost)
-            names = {int(r): tidy(legend[c][0].text) for r, c in zip(rows, columns, strict=True) if cost[r, c] < 30}
+            names = {r: tidy(legend[c][0].text) for r, c in pairs(cost) if cost[r, c] < 30}
             return [replace(p, name=names.get(i)) for i, p in enumerate(paths)]
     return by_place(paths, words, frame)
 
@@ -161,6 +160,5 @@ def by_place(paths: Sequence[Path], words: Sequence[Word], frame: Frame) -> list
             middle = float(np.hypot(path.points[:, 0] - q.cx, path.points[:, 1] - q.cy).min()) / max(q.width, 1)
             if gap < reach:
                 cost[i, j] = gap + 4 * middle
-    rows, columns = linear_sum_assignment(cost)
-    names = {int(r): tidy(near[c].text) for r, c in zip(rows, columns, strict=True) if cost[r, c] < 1e3}
+    names = {r: tidy(near[c].text) for r, c in pairs(cost) if cost[r, c] < 1e3}
     return [replace(p, name=names.get(i)) for i, p in enumerate(paths)]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from adapters.curves.kit import untyped
 from adapters.curves.picture import NotReadable
 from adapters.curves.shapes import Rgb
 
@@ -12,7 +13,7 @@ def is_pdf(data: bytes) -> bool:
 
 def page_picture(data: bytes, page: int = 0, dpi: int = 150) -> Rgb:
     """Render one page. Raises NotReadable for what is encrypted, damaged or has no such page."""
-    import pypdfium2 as pdfium
+    pdfium = untyped("pypdfium2")
 
     try:
         document = pdfium.PdfDocument(data)

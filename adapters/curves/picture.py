@@ -114,9 +114,9 @@ def angle_of(ink: Grey) -> float:
     # Only ridges count (dark against both sides): filled areas and letters would flatten the profile.
     across = np.minimum(small - np.roll(small, 4, axis=0), small - np.roll(small, -4, axis=0))
     along = np.minimum(small - np.roll(small, 4, axis=1), small - np.roll(small, -4, axis=1))
-    ys, xs = np.nonzero(np.maximum(across, along) > level)
+    strong = int((np.maximum(across, along) > level).sum())
     flat, steep = np.nonzero(across > level), np.nonzero(along > level)
-    if len(xs) < 200:
+    if strong < 200:
         return 0.0
     cx, cy = small.shape[1] / 2, small.shape[0] / 2
 

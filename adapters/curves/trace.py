@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from adapters.curves.ink import Layer
+from adapters.curves.ink import Layer, run_through
+from adapters.curves.kit import connected, gaussian_along, nearest, skeleton_of
 from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
 
 
@@ -59,17 +60,14 @@ def arc(points: Floats) -> float:
 
 def skeleton_graph(mask: Mask, thick: float) -> Graph:
     """Strokes between ends and crossings of the skeleton."""
-    from skimage.morphology import skeletonize
-
-    skeleton = np.asarray(skeletonize(mask), np.bool_)
+    skeleton = skeleton_of(mask)
     s = skeleton.astype(np.uint8)
     near = cv2.filter2D(s, cv2.CV_16S, np.ones((3, 3), np.int16), borderType=cv2.BORDER_CONSTANT)
     neighbours = np.where(skeleton, near.astype(np.int64) - 1, 0)
     crossing = skeleton & (neighbours >= 3)
-    count, knots = cv2.connectedComponents(crossing.astype(np.uint8), connectivity=8)
-    _, _, _, centres = cv2.connectedComponentsWithStats(crossing.astype(np.uint8), connectivity=8)
+    count, knots, _, centres = connected(crossing)
     chains = skeleton & ~crossing
-    number, labels, stats, _ = cv2.connectedComponentsWithStats(chains.astype(np.uint8), connectivity=8)
+    number, labels, _, _ = connected(chains)
     graph = Graph()
     nodes = count
     ys, xs = np.nonzero(chains)
@@ -102,7 +100,6 @@ def skeleton_graph(mask: Mask, thick: float) -> Graph:
         if ends[1] < count:
             parts.append(np.asarray(centres[ends[1]], np.float64)[None])
         graph.add(Edge(np.concatenate(parts), ends[0], ends[1]))
-    del stats
     prune(graph, 0.9 * thick + 2)
     return graph
 
@@ -194,8 +191,8 @@ def heading(points: Floats) -> Floats:
 def seen_through(layer_hidden: Mask, a: Floats, b: Floats) -> float:
     """The part of the straight way from a to b that is hidden under grid, text or other curves."""
     n = max(2, int(np.hypot(*(b - a))))
-    xs = np.clip(np.round(np.linspace(a[0], b[0], n)).astype(int), 0, layer_hidden.shape[1] - 1)
-    ys = np.clip(np.round(np.linspace(a[1], b[1], n)).astype(int), 0, layer_hidden.shape[0] - 1)
+    xs = np.clip(np.round(np.linspace(float(a[0]), float(b[0]), n)).astype(int), 0, layer_hidden.shape[1] - 1)
+    ys = np.clip(np.round(np.linspace(float(a[1]), float(b[1]), n)).astype(int), 0, layer_hidden.shape[0] - 1)
     return float(layer_hidden[ys, xs].mean())
 
 
@@ -296,7 +293,7 @@ def thin(points: Floats, step: float) -> Floats:
         return points
     s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
     n = max(2, int(s[-1] / step) + 1)
-    at = np.linspace(0, s[-1], n)
+    at: Floats = np.linspace(0.0, float(s[-1]), n)
     return np.c_[np.interp(at, s, points[:, 0]), np.interp(at, s, points[:, 1])]
 
 
@@ -407,12 +404,10 @@ def turn_between(history: Floats, ahead: Floats, blur: float) -> float:
 
 def smooth(points: Floats, sigma: float) -> Floats:
     """Even steps along the way, the staircase of pixels rounded off; the ends stay."""
-    from scipy.ndimage import gaussian_filter1d
-
     even = thin(points, 1.0)
     if len(even) < 8:
         return even
-    out = np.asarray(gaussian_filter1d(even, min(sigma, len(even) / 8), axis=0, mode="nearest"), np.float64)
+    out = gaussian_along(even, min(sigma, len(even) / 8))
     out[0], out[-1] = even[0], even[-1]
     return out
 
@@ -422,7 +417,7 @@ def ruled(points: Floats, thick: float, size: float, chromatic: bool, wide: floa
     if len(points) < 4:
         return False
     x, y = points[:, 0], points[:, 1]
-    flat = max(2.0, 0.4 * thick)
+    flat = max(2.6, 0.4 * thick)
     if np.ptp(x) <= 2 * flat:
         return True
     if np.ptp(y) <= 2 * flat:
@@ -452,11 +447,22 @@ def along_frame(points: Floats, layer: Layer) -> Floats:
         d = points[0] - points[min(len(points) - 1, max(12, int(0.03 * w)))]
         if edge is not None and abs(d[0]) > 3 and abs(d[1]) < 0.2 * abs(d[0]):
             target = 0.0 if d[0] < 0 else w - 1.0
-            if abs(target - end[0]) > 2 and edge > 0:
+            if abs(target - end[0]) > 2 and edge > 0 and rides(layer, end[0], target):
                 points = np.concatenate([[[target, edge]], [[end[0] + 0.3 * (target - end[0]), edge]], points])
         if side:
             points = points[::-1]
     return points
+
+
+def rides(layer: Layer, start: float, stop: float) -> bool:
+    """True when the lower side of the frame is thicker between two columns than a bare side is."""
+    h = layer.weak.shape[0]
+    runs = run_through(layer.weak[max(0, h - 40) :], min(h, 40) - 1)
+    bare = run_through(np.ascontiguousarray(layer.weak[:40][::-1]), min(h, 40) - 1)
+    lo, hi = sorted((round(start), round(stop)))
+    part = runs[lo : hi + 1]
+    usual = min(float(np.percentile(runs, 20)), float(np.median(bare)))
+    return len(part) > 0 and float(np.median(part)) >= usual + 1
 
 
 def straight(points: Floats) -> float:
@@ -472,7 +478,7 @@ def straight(points: Floats) -> float:
 def leader(graph: Graph, seed: int, layer: Layer, text: Mask | None, size: float) -> bool:
     """A straight stroke from text to a curve (often with an arrow head) is a pointer, no curve."""
     edge = graph.edges[seed]
-    if text is None or layer.chromatic or edge.length > 0.28 * size:
+    if text is None or layer.chromatic or edge.length > 0.2 * size:
         return False
     trimmed = edge.points[int(0.1 * len(edge.points)) : max(2, int(0.9 * len(edge.points)))]
     if straight(trimmed) > max(1.3, 0.3 * layer.thick):
@@ -508,11 +514,14 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
         linked = any(graph.edges[k].gap for n in (edge.a, edge.b) for k in graph.at[n])
         if edge.used or (edge.length < max(2.5 * layer.thick, 0.012 * size) and not linked):
             continue
+        if edge.length > 0.12 * size and ruled(edge.points, layer.thick, size, layer.chromatic, layer.mask.shape[1]):
+            # A piece of a curve may be as straight; the rest of that curve will walk over it.
+            continue
         if leader(graph, seed, layer, layer.text, size):
             edge.used += 1
             continue
-        forward, ahead, doubt_a = walk(graph, seed, edge.a, look, blur, layer.thick, 0.22 * size)
-        backward, behind, doubt_b = walk(graph, seed, edge.b, look, blur, layer.thick, 0.22 * size)
+        forward, ahead, doubt_a = walk(graph, seed, edge.a, look, blur, layer.thick, 0.33 * size)
+        backward, behind, doubt_b = walk(graph, seed, edge.b, look, blur, layer.thick, 0.33 * size)
         backward = [k for k in backward if k not in forward] if set(backward) & set(forward) else backward
         ks = [*backward, seed, *forward]
         points = np.concatenate([*[p[::-1] for p in behind[::-1]], edge.points, *ahead])
@@ -522,7 +531,7 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
         for k in ks:
             graph.edges[k].used += 1
         span = float(np.hypot(*np.ptp(points, axis=0)))
-        if span < 0.1 * size or fresh < 0.05 * size:
+        if span < 0.05 * size or fresh < 0.04 * size:
             continue
         points = smooth(points, max(1.5, 0.6 * layer.thick))
         if ruled(points, layer.thick, size, layer.chromatic, layer.mask.shape[1]):
@@ -542,25 +551,84 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
     return paths
 
 
+def joined(paths: list[Path], layer: Layer, size: float) -> list[Path]:
+    """Pieces of one curve put together: dashes that the graph lost among others, ends that point at each other.
+
+    Only where ink (dots, another curve on top) or a cover (text, grid) is seen for a good part of the way.
+    """
+    out = list(paths)
+    near = np.asarray(cv2.dilate((layer.mask | layer.hidden).astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
+    h, w = layer.mask.shape
+    origin = np.array(layer.origin, np.float64)
+    while True:
+        best: tuple[float, int, int, bool, bool] | None = None
+        for i in range(len(out)):
+            for j in range(i + 1, len(out)):
+                for flip_i in (False, True):
+                    for flip_j in (False, True):
+                        a = out[i].points[::-1] if flip_i else out[i].points
+                        b = out[j].points[::-1] if flip_j else out[j].points
+                        p, q = a[-1], b[0]
+                        gap = float(np.hypot(*(q - p)))
+                        if gap > 0.2 * size or gap < 0.5 or at_border(p - origin, w, h) or at_border(q - origin, w, h):
+                            continue
+                        leave = a[-1] - a[max(0, len(a) - 40)]
+                        enter = b[min(len(b) - 1, 39)] - b[0]
+                        u = (q - p) / gap
+                        turns = [
+                            math.acos(float(np.clip(u @ v / max(np.hypot(*v), 1e-9), -1, 1))) for v in (leave, enter)
+                        ]
+                        if max(turns) > (0.3 if gap > 0.06 * size else 0.45):
+                            continue
+                        seen = seen_through(near, p - origin, q - origin)
+                        if seen < 0.2 and gap > 0.04 * size:
+                            continue
+                        cost = gap * (1 + 3 * sum(turns)) * (1.6 - seen)
+                        if best is None or cost < best[0]:
+                            best = (cost, i, j, flip_i, flip_j)
+        if best is None:
+            return out
+        _, i, j, flip_i, flip_j = best
+        a, b = out[i], out[j]
+        first = a.points[::-1] if flip_i else a.points
+        second = b.points[::-1] if flip_j else b.points
+        la, lb, gap = arc(first), arc(second), float(np.hypot(*(second[0] - first[-1])))
+        whole = la + lb + gap
+        merged = Path(
+            np.concatenate([first, second]),
+            a.colour,
+            max(a.width, b.width),
+            (a.gaps * la + b.gaps * lb + gap) / whole,
+            (a.shared * la + b.shared * lb) / whole,
+            max(a.doubt, b.doubt),
+            details={**a.details, "fresh": float(a.details["fresh"]) + float(b.details["fresh"]) + gap},
+        )
+        out = [p for k, p in enumerate(out) if k not in (i, j)] + [merged]
+
+
+def at_border(point: Floats, wide: int, high: int) -> bool:
+    rim = max(6.0, 0.015 * max(wide, high))
+    return bool(point[0] < rim or point[1] < rim or point[0] > wide - 1 - rim or point[1] > high - 1 - rim)
+
+
 def trace(layers: Sequence[Layer], size: float, texts: Sequence[Box] = ()) -> list[Path]:
     out: list[Path] = []
     for layer in layers:
-        out += trace_layer(layer, size)
+        found = trace_layer(layer, size)
+        if len(found) > 1:
+            found = joined(distinct(found, size, texts), layer, size)
+        out += [p for p in found if float(np.hypot(*np.ptp(p.points, axis=0))) > 0.1 * size]
     return distinct(out, size, texts)
 
 
 def beside(path: Path, other: Path, reach: float) -> float:
     """The part of a path that runs within `reach` pixels of another one."""
-    from scipy.spatial import cKDTree
-
-    distance, _ = cKDTree(other.points).query(path.points[::3], distance_upper_bound=reach)
+    distance = nearest(path.points[::3], other.points, reach)
     return float(np.isfinite(distance).mean())
 
 
 def distinct(paths: Sequence[Path], size: float, texts: Sequence[Box] = ()) -> list[Path]:
     """Without those that only repeat others, and without pointers from text to a curve."""
-    from scipy.spatial import cKDTree
-
     order = sorted(paths, key=lambda p: -float(p.details.get("fresh", 0.0)))
     kept: list[Path] = []
     for path in order:
@@ -574,9 +642,7 @@ def distinct(paths: Sequence[Path], size: float, texts: Sequence[Box] = ()) -> l
         fresh = path.points
         if same:
             reach = max(0.0045 * size, 0.6 * path.width)
-            distance, _ = cKDTree(np.concatenate([p.points for p in same])).query(
-                path.points, distance_upper_bound=reach
-            )
+            distance = nearest(path.points, np.concatenate([p.points for p in same]), reach)
             fresh = longest_run(path.points, np.isinf(distance))
             # A curve that leaves a bundle only for a short way is believed only when that way is long enough.
             if arc(fresh) < 0.045 * size:
@@ -592,15 +658,13 @@ def distinct(paths: Sequence[Path], size: float, texts: Sequence[Box] = ()) -> l
 
 def without_mixtures(paths: list[Path], size: float) -> list[Path]:
     """Where two curves touch, a walk can take half of each: what the others explain altogether goes, the most doubtful first."""
-    from scipy.spatial import cKDTree
-
     left = list(paths)
     for path in sorted(paths, key=lambda p: (-p.shared, -p.doubt)):
         others = [p for p in left if p is not path and p.colour == path.colour]
         if not others:
             continue
         reach = max(0.006 * size, 0.7 * path.width)
-        distance, _ = cKDTree(np.concatenate([p.points for p in others])).query(path.points, distance_upper_bound=reach)
+        distance = nearest(path.points, np.concatenate([p.points for p in others]), reach)
         if arc(longest_run(path.points, np.isinf(distance))) < 0.03 * size:
             left = [p for p in left if p is not path]
     return left
@@ -618,7 +682,7 @@ def longest_run(points: Floats, keep: Mask) -> Floats:
 def pointer(fresh: Floats, path: Path, size: float, texts: Sequence[Box]) -> bool:
     """A short straight stroke with text at one end."""
     length = arc(fresh)
-    if length > 0.28 * size or len(fresh) < 4 or bool(path.details.get("chromatic")):
+    if length > 0.2 * size or len(fresh) < 4 or bool(path.details.get("chromatic")):
         return False
     body = fresh[int(0.12 * len(fresh)) : max(3, int(0.88 * len(fresh)))]
     if straight(body) > max(2.0, 0.03 * length):

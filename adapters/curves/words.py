@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from adapters.curves.kit import connected, untyped
 from adapters.curves.shapes import Box, Grey, Rgb, Word
 
 READ_HEIGHT = 48
@@ -38,7 +39,7 @@ class Engine:
     """Detector and recogniser. Safe to share between threads."""
 
     def __init__(self, threads: int = 1) -> None:
-        import onnxruntime as ort
+        ort = untyped("onnxruntime")
 
         options: Any = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -87,8 +88,7 @@ class Engine:
         chance = np.asarray(
             self._finder.run(None, {self._finder.get_inputs()[0].name: np.ascontiguousarray(pixels)})[0]
         )[0, 0]
-        text = (chance > 0.3).astype(np.uint8)
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(text, connectivity=8)
+        count, labels, stats, _ = connected(chance > 0.3)
         fx, fy = w / size[0], h / size[1]
         boxes: list[Box] = []
         for i in range(1, count):
@@ -136,7 +136,7 @@ Reader = Callable[[Sequence[Rgb]], list[tuple[str, float]]]
 
 def blobs(ink: Grey, level: float) -> list[tuple[Box, int]]:
     """Connected pieces of ink with their area."""
-    count, _, stats, _ = cv2.connectedComponentsWithStats((ink > level).astype(np.uint8), connectivity=8)
+    count, _, stats, _ = connected(ink > level)
     out: list[tuple[Box, int]] = []
     for i in range(1, count):
         x, y, w, h, area = (int(v) for v in stats[i])

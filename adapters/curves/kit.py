@@ -1,0 +1,56 @@
+"""The few functions of SciPy, scikit-image, OpenCV and onnxruntime that have no types, given types here."""
+
+from importlib import import_module
+from typing import Any
+
+import cv2
+import numpy as np
+
+from adapters.curves.shapes import Floats, Ints, Mask
+
+
+def connected(mask: Mask) -> tuple[int, Ints, Ints, Floats]:
+    """Pieces of a mask (8 neighbours): how many with the background, labels, rows of x, y, width, height, area, centres."""
+    count, labels, stats, centres = cv2.connectedComponentsWithStats(
+        np.ascontiguousarray(mask).astype(np.uint8), connectivity=8
+    )
+    return int(count), np.asarray(labels, np.int64), np.asarray(stats, np.int64), np.asarray(centres, np.float64)
+
+
+def nearest(points: Floats, others: Floats, limit: float) -> Floats:
+    """Distance of each point to the nearest of the others; infinite beyond the limit."""
+    spatial: Any = import_module("scipy.spatial")
+    distance, _ = spatial.cKDTree(others).query(points, distance_upper_bound=limit)
+    return np.asarray(distance, np.float64)
+
+
+def skeleton_of(mask: Mask) -> Mask:
+    morphology: Any = import_module("skimage.morphology")
+    return np.asarray(morphology.skeletonize(mask), np.bool_)
+
+
+def gaussian_along(points: Floats, sigma: float) -> Floats:
+    """Smoothed along the first axis, the ends repeated outwards."""
+    ndimage: Any = import_module("scipy.ndimage")
+    return np.asarray(ndimage.gaussian_filter1d(points, sigma, axis=0, mode="nearest"), np.float64)
+
+
+def peaks(profile: Floats, prominence: float, height: float) -> list[tuple[int, float, float]]:
+    """(place, left, right) of each peak; left and right where it has fallen by `height` of its prominence."""
+    signal: Any = import_module("scipy.signal")
+    found, _ = signal.find_peaks(profile, prominence=prominence)
+    if len(found) == 0:
+        return []
+    _, _, left, right = signal.peak_widths(profile, found, rel_height=height)
+    return [(int(p), float(a), float(b)) for p, a, b in zip(found, left, right, strict=True)]
+
+
+def pairs(cost: Floats) -> list[tuple[int, int]]:
+    """Rows and columns paired one to one at the least total cost."""
+    optimize: Any = import_module("scipy.optimize")
+    rows, columns = optimize.linear_sum_assignment(cost)
+    return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True)]
+
+
+def untyped(module: str) -> Any:
+    return import_module(module)

@@ -1,0 +1,1 @@
+"""The extractor against a corpus of plots with known data."""

@@ -1,0 +1,41 @@
+"""Promises on the public corpus, where it is there: LABLEDGER_CURVES_CORPUS names its folder."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cv2", reason="the extra `curves` is not installed")
+pytest.importorskip("rapidocr", reason="the extra `curves` is not installed")
+
+from adapters.curves.extract import extract
+
+CORPUS = os.environ.get("LABLEDGER_CURVES_CORPUS")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not CORPUS,
+        reason="the curves corpus is not here (its pictures may not be shipped): set LABLEDGER_CURVES_CORPUS to its folder",
+    ),
+]
+
+
+def test_axes_of_data_sheets_are_read_right_in_nineteen_of_twenty() -> None:
+    assert CORPUS
+    right, count = 0, 0
+    for path in sorted(Path(CORPUS).glob("real/ds_*.json")):
+        truth = json.loads(path.read_text())
+        found = extract((path.parent / truth["image"]).read_bytes())
+        count += 1
+        good = True
+        for letter, axis in (("x", found.x), ("y", found.y)):
+            given = truth["axes"][letter]
+            good = good and axis is not None and axis.scale == given["scale"]
+            if good and axis is not None and given["scale"] == "linear":
+                span = given["max"] - given["min"]
+                good = abs(axis.v0 - given["min"]) < 0.02 * span and abs(axis.v1 - given["max"]) < 0.02 * span
+        right += good
+    assert count >= 40
+    assert right >= 0.95 * count
