@@ -16,15 +16,15 @@ import hashlib
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 from pydantic import TypeAdapter
 
-from bus.envelope import Head, Meta, Stored
+from bus.envelope import Head, Meta
 from bus.errors import BusError, Conflict
 from bus.store import Change, EventStore, Fence, Written
 from bus.streams import evt
@@ -139,18 +139,16 @@ class Transaction:
         for (kind, id_), loaded in self._loaded.items():
             ours = by_subject.get(evt(kind, id_))
             if ours:
-                recent = remember(loaded.recent, self._meta.message_key, tuple(written))
-                after = Loaded(self._states[kind, id_], ours[-1].head, recent, loaded.snapshot_version)
+                remember(loaded.recent, self._meta.message_key, tuple(written))
+                after = Loaded(self._states[kind, id_], ours[-1].head, loaded.recent, loaded.snapshot_version)
                 self._ledger.keep(kind, id_, after)
 
 
-def remember(
-    recent: dict[str, tuple[Written, ...]], key: str, written: tuple[Written, ...]
-) -> dict[str, tuple[Written, ...]]:
-    answer = {**recent, key: written}
-    while len(answer) > REMEMBERED:
-        answer.pop(next(iter(answer)))
-    return answer
+def remember(recent: dict[str, tuple[Written, ...]], key: str, written: tuple[Written, ...]) -> None:
+    """Note what a command wrote, and forget the oldest. In place: every command does it."""
+    recent[key] = written
+    while len(recent) > REMEMBERED:
+        del recent[next(iter(recent))]
 
 
 class Ledger:
@@ -159,7 +157,8 @@ class Ledger:
     def __init__(self, store: EventStore) -> None:
         self.store = store
         self._cache: OrderedDict[tuple[str, str], Loaded] = OrderedDict()
-        self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
+        #: Kept only while somebody holds or awaits them.
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._background: set[asyncio.Task[None]] = set()
 
     async def handle(self, kind: str, id_: str, command: Command, meta: Meta) -> Outcome:
@@ -180,7 +179,8 @@ class Ledger:
     ) -> Outcome:
         """Run `work` and store what it decided, all or nothing. `work` runs again after a conflict, so it must have no
         effects of its own. `lock` names the aggregate on which commands of this process should take turns."""
-        async with self._turn(lock):
+        turn = self._turns.setdefault(lock, asyncio.Lock()) if lock else asyncio.Lock()
+        async with turn:
             fresh = False
             attempt = 0
             while True:
@@ -225,23 +225,6 @@ class Ledger:
                 tx.settled(written)
                 return Outcome(tuple(written))
 
-    @asynccontextmanager
-    async def _turn(self, key: tuple[str, str] | None) -> AsyncGenerator[None]:
-        if key is None:
-            yield
-            return
-        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
-        self._locks[key] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[key]
-            if users == 1:
-                del self._locks[key]
-            else:
-                self._locks[key] = (lock, users - 1)
-
     # -- the cache -------------------------------------------------------------------------------------------------
 
     async def load(self, kind: str, id_: str) -> Loaded:
@@ -271,6 +254,7 @@ class Ledger:
             self._cache.popitem(last=False)
         if loaded.head.version - loaded.snapshot_version >= SNAPSHOT_EVERY:
             self._cache[kind, id_] = replace(loaded, snapshot_version=loaded.head.version)
+            loaded = replace(loaded, recent=dict(loaded.recent))  # as of this head, also when it is written later
             task = asyncio.create_task(self._snapshot(aggregates()[kind], id_, loaded))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
@@ -279,11 +263,12 @@ class Ledger:
         self._cache.pop((kind, id_), None)
 
     async def _catch_up(self, aggregate: Aggregate[Any], id_: str, loaded: Loaded, *, leader: bool = False) -> Loaded:
-        state, head, recent = loaded.state, loaded.head, loaded.recent
+        state, head, recent = loaded.state, loaded.head, dict(loaded.recent)
         async for stored in self.store.tail(evt(aggregate.kind, id_), head.seq, leader=leader):
             state = aggregate.evolve(state, stored.event)
             head = stored.head
-            recent = _noted(recent, stored)
+            key = stored.message_id.rpartition(":")[0]
+            remember(recent, key, (*recent.get(key, ()), Written.of(stored)))
         return replace(loaded, state=state, head=head, recent=recent)
 
     # -- snapshots -------------------------------------------------------------------------------------------------
@@ -299,7 +284,7 @@ class Ledger:
             claimed = data.pop("hash")
             if data["schema"] != aggregate.schema or claimed != _hash(json.dumps(data)):
                 return first
-            state = _adapter(type(aggregate.initial)).validate_json(state_json)
+            state = _adapter(cast("type", type(aggregate.initial))).validate_json(state_json)
             recent = {key: tuple(Written(*one) for one in written) for key, written in data["recent"].items()}
             return Loaded(state, Head(**data["head"]), recent, data["head"]["version"])
         except (ValueError, KeyError, TypeError) as error:  # of another shape, or damaged: the events are the truth
@@ -307,7 +292,7 @@ class Ledger:
             return first
 
     async def _snapshot(self, aggregate: Aggregate[Any], id_: str, loaded: Loaded) -> None:
-        state_json = _adapter(type(aggregate.initial)).dump_json(loaded.state).decode()
+        state_json = _adapter(cast("type", type(aggregate.initial))).dump_json(loaded.state).decode()
         head = loaded.head
         body = {
             "schema": aggregate.schema,
@@ -320,11 +305,6 @@ class Ledger:
         }
         body["hash"] = _hash(json.dumps(body))
         await self.store.save_snapshot(aggregate, id_, json.dumps(body).encode())
-
-
-def _noted(recent: dict[str, tuple[Written, ...]], stored: Stored) -> dict[str, tuple[Written, ...]]:
-    key = stored.message_id.rpartition(":")[0]
-    return remember(recent, key, (*recent.get(key, ()), Written.of(stored)))
 
 
 def _hash(text: str) -> str:
