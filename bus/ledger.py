@@ -284,7 +284,7 @@ class Ledger:
             claimed = data.pop("hash")
             if data["schema"] != aggregate.schema or claimed != _hash(json.dumps(data)):
                 return first
-            state = _adapter(cast("type", type(aggregate.initial))).validate_json(state_json)
+            state = _adapter(cast("type[Any]", type(aggregate.initial))).validate_json(state_json)
             recent = {key: tuple(Written(*one) for one in written) for key, written in data["recent"].items()}
             return Loaded(state, Head(**data["head"]), recent, data["head"]["version"])
         except (ValueError, KeyError, TypeError) as error:  # of another shape, or damaged: the events are the truth
@@ -292,7 +292,7 @@ class Ledger:
             return first
 
     async def _snapshot(self, aggregate: Aggregate[Any], id_: str, loaded: Loaded) -> None:
-        state_json = _adapter(cast("type", type(aggregate.initial))).dump_json(loaded.state).decode()
+        state_json = _adapter(cast("type[Any]", type(aggregate.initial))).dump_json(loaded.state).decode()
         head = loaded.head
         body = {
             "schema": aggregate.schema,
