@@ -98,10 +98,10 @@ def step_evidence(fit: Fit) -> float:
         return 0.5
     if fit.scale == "log":
         steps = np.diff(np.log10(values))
-        mantissa = np.abs(10 ** np.mod(np.log10(values) + 1e-9, 1) - 1) < 0.02
+        mantissa = np.abs(10.0 ** np.mod(np.log10(values) + 1e-9, 1) - 1) < 0.02
         return 1.0 if mantissa.all() or steps.max() - steps.min() < 0.02 else 0.6
     steps = np.diff(values)
-    whole = steps / steps.min()
+    whole: Floats = np.asarray(steps / steps.min(), np.float64)
     return 1.0 if np.abs(whole - np.round(whole)).max() < 0.05 else 0.5
 
 

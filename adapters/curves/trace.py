@@ -4,7 +4,6 @@ Strokes may be shared: where curves merge, each of them walks the common part. W
 """
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +13,9 @@ import numpy as np
 from adapters.curves.ink import Layer, run_through
 from adapters.curves.kit import connected, gaussian_along, nearest, skeleton_of
 from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
+
+MOST_WORK = 4000
+"""Ways compared in one layer before the rest of its strokes is left: about one second."""
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Edge:
 
 @dataclass
 class Graph:
+    work: int = 0
+    """Ways that were compared so far."""
     edges: list[Edge] = field(default_factory=list[Edge])
     at: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
 
@@ -357,6 +361,7 @@ def walk(
             best = math.inf
             sharp = math.pi
             for way in ahead_of(graph, k, at, reach, visited):
+                graph.work += 1
                 cost = smoothness(recent, way, blur, common)
                 # A way that soon ends says little; it must not win over one that goes on.
                 short = 1 - min(1.0, arc(way) / reach)
@@ -505,10 +510,10 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
     order = sorted(
         (k for k, e in enumerate(graph.edges) if not e.gap and alive(graph, k)), key=lambda k: -graph.edges[k].length
     )
-    begun = time.perf_counter()
     for seed in order:
-        # Ink that is no plot at all has thousands of strokes; the longest ones came first.
-        if time.perf_counter() - begun > 2.0:
+        # Ink that is no plot at all has thousands of strokes; the longest ones came first. Counted, not timed, so that a
+        # busy machine gives the same result.
+        if graph.work > MOST_WORK:
             break
         edge = graph.edges[seed]
         linked = any(graph.edges[k].gap for n in (edge.a, edge.b) for k in graph.at[n])
