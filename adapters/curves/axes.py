@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -186,6 +187,9 @@ def axis_of(
     if chosen is None:
         return None
     rough, confidence = chosen
+    # "08" is 0.08 or 0.8 whose point was lost: which of them, nobody knows.
+    if any(re.match(r"^[+-]?0\d", labels[i].text) for i, _ in rough.members):
+        confidence *= 0.3
     fit = snapped(rough, places, strokes, length)
     v0, v1 = fit.value(p0), fit.value(p1)
     # A frame's end that lies on a label has that label's value.
