@@ -31,6 +31,12 @@ FIELDS: dict[str, Any] = {
     "part_number": "C3M0016120K",
     "package": "TO-247-4",
 }
+
+
+def fields(change: dict[str, Any]) -> dict[str, Any]:
+    return FIELDS | change
+
+
 REGISTER = RegisterProduct(**FIELDS)
 REGISTERED = ProductRegistered(**FIELDS)
 ADD = AddImage(product_id="C3M0016120K", graph_image_id=IMAGE)
@@ -60,7 +66,7 @@ def test_the_id_of_an_id_is_itself_and_fits_into_a_subject(text: str) -> None:
     except Refused:
         return
     assert product_id_of(id_) == id_
-    RegisterProduct(**FIELDS | {"product_id": id_})
+    RegisterProduct(**fields({"product_id": id_}))
 
 
 def test_a_part_number_without_letter_or_digit_is_refused() -> None:
@@ -85,12 +91,12 @@ def test_an_id_that_does_not_follow_from_the_part_number_is_refused() -> None:
 
 def test_a_device_type_that_nobody_knows_is_not_valid() -> None:
     with pytest.raises(ValidationError):
-        RegisterProduct(**FIELDS | {"device_type": "vacuum tube"})
+        RegisterProduct(**fields({"device_type": "vacuum tube"}))
 
 
 def test_an_update_changes_what_is_given() -> None:
     update = UpdateProduct(product_id="C3M0016120K", package="TO-263-7")
-    after = ProductUpdated(**FIELDS | {"package": "TO-263-7", "description": ""})
+    after = ProductUpdated(**fields({"package": "TO-263-7", "description": ""}))
     given(module, Product(), REGISTERED).when(update).then(after)
     given(module, Product(), REGISTERED, after).when(update).then()
 
