@@ -348,6 +348,14 @@ def without_text(mask: Mask, text: Mask) -> Mask:
     return mask & ~text
 
 
+def showing(mask: Mask, bands: Sequence[Band]) -> list[Band]:
+    """Grid lines that are dark enough to be in the mask. Where most are not, one that seems to be is a flat curve on it."""
+    covers = [float(mask[b.first : b.last + 1].mean(axis=1).max()) if b.last >= b.first else 0.0 for b in bands]
+    if not covers or float(np.median(covers)) < 0.2:
+        return []
+    return [b for b, cover in zip(bands, covers, strict=True) if cover > 0.12]
+
+
 def layers_of(
     rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Sequence[Box], noise: float
 ) -> list[Layer]:
@@ -415,10 +423,7 @@ def layers_of(
         found_columns = peaks_of(level_part.T, seen.T, free.T)
         rows = grid_bands(found_rows, comb(y, [q for q in found_rows if q.cover > 0.5], y0, h), h)
         columns = grid_bands(found_columns, comb(x, [q for q in found_columns if q.cover > 0.5], x0, w), w)
-        solid = [q for q in rows if mask[q.first : q.last + 1].any() and mask[q.first : q.last + 1].mean() > 0.1]
-        solid_c = [
-            q for q in columns if mask[:, q.first : q.last + 1].any() and mask[:, q.first : q.last + 1].mean() > 0.1
-        ]
+        solid, solid_c = showing(mask, rows), showing(np.ascontiguousarray(mask.T), columns)
         bare, grid = without_grid(mask, solid, solid_c)
         bare &= ~edge
         if not chromatic:

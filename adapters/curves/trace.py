@@ -510,6 +510,13 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
     order = sorted(
         (k for k, e in enumerate(graph.edges) if not e.gap and alive(graph, k)), key=lambda k: -graph.edges[k].length
     )
+    # A border of a box looks like a flat piece of a curve; taken last, it has little of its own that is not ruled.
+    order.sort(
+        key=lambda k: (
+            graph.edges[k].length > 0.12 * size
+            and ruled(graph.edges[k].points, layer.thick, size, layer.chromatic, layer.mask.shape[1])
+        )
+    )
     for seed in order:
         # Ink that is no plot at all has thousands of strokes; the longest ones came first. Counted, not timed, so that a
         # busy machine gives the same result.
@@ -518,9 +525,6 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
         edge = graph.edges[seed]
         linked = any(graph.edges[k].gap for n in (edge.a, edge.b) for k in graph.at[n])
         if edge.used or (edge.length < max(2.5 * layer.thick, 0.012 * size) and not linked):
-            continue
-        if edge.length > 0.12 * size and ruled(edge.points, layer.thick, size, layer.chromatic, layer.mask.shape[1]):
-            # A piece of a curve may be as straight; the rest of that curve will walk over it.
             continue
         if leader(graph, seed, layer, layer.text, size):
             edge.used += 1
@@ -653,7 +657,8 @@ def distinct(paths: Sequence[Path], size: float, texts: Sequence[Box] = ()) -> l
             if arc(fresh) < 0.045 * size:
                 continue
         if pointer(fresh, path, size, texts) or (
-            fresh is not path.points
+            path.shared > 0.12
+            and fresh is not path.points
             and ruled(fresh[len(fresh) // 8 : len(fresh) - len(fresh) // 8], path.width, size, False, 2 * size)
         ):
             continue
