@@ -483,4 +483,7 @@ def error_kind(error: BaseException) -> ErrorKind:
         (ProcessDied, "crashed"),
         (TookTooLong, "took_too_long"),
     ]
-    return next((kind for cls, kind in kinds if isinstance(error, cls)), "other")
+    for cls, kind in kinds:
+        if isinstance(error, cls):
+            return kind
+    return "other"

@@ -3,7 +3,7 @@
 How far an extraction is, its job says, which has the same id: both kinds of events are read here.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from bus.envelope import Stored
 from bus.projector import Column, Projection, Rows, Table, View
@@ -264,7 +264,7 @@ def job_changed(event: Any, stored: Stored, rows: Rows) -> None:
     of_batch = rows.get(batch_jobs, event.job_id)
     if of_batch is not None and not isinstance(event, JobSubmitted | JobProgressed):
         failed = "failed" if getattr(event, "final", False) else "retrying"
-        of_batch["state"] = _STATES.get(type(event), failed)
+        of_batch["state"] = _STATES.get(cast("type[Event]", type(event)), failed)
         over = of_batch["state"] in ("succeeded", "failed", "cancelled")
         of_batch["ended_at"] = stored.time if over else None
     row = rows.get(extractions, event.job_id)

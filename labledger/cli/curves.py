@@ -216,8 +216,13 @@ def _images(app: typer.Typer) -> None:
         session.run(describe)
 
 
-_ROW = {"extraction_id": "extraction", "title": "title", "state": "state", "share": "done", "confidence": "confidence"}
-_ROW |= {"accepted": "accepted", "curves": "curves", "took": "took", "error": "error"}
+_ROW = {
+    "extraction_id": "extraction",
+    "title": "title",
+    "state": "state",
+    "share": "done",
+    "confidence": "confidence",
+} | {"accepted": "accepted", "curves": "curves", "took": "took", "error": "error"}
 
 
 def _shown(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,8 +331,7 @@ def _extractions(app: typer.Typer) -> None:
             _write(session, result, out, found)
         if session.json:
             if not points:
-                for curve in result.get("curves", ()):
-                    curve.pop("x", None), curve.pop("y", None)
+                _without_points(result)
             session.emit(found)
         else:
             _print_one(session, found, result, points=points)
@@ -387,11 +391,16 @@ def _extractions(app: typer.Typer) -> None:
         session.table(session.run(statistics), columns, empty="no jobs yet")
 
 
+def _without_points(result: Mapping[str, Any]) -> None:
+    for curve in result.get("curves", ()):
+        for name in ("x", "y"):
+            curve.pop(name, None)
+
+
 async def _see_the_end(session: Session, lab: "Lab", extraction_id: str) -> None:
     found = await lab.extractions.wait(extraction_id)
     result: dict[str, Any] = found.get("result") or {}
-    for curve in result.get("curves", ()):
-        curve.pop("x", None), curve.pop("y", None)
+    _without_points(result)
     if found["state"] != "completed":
         raise Stop(f"extraction {extraction_id} is {found['state']}: {found['error']}", Code.REFUSED, extraction=found)
     session.emit(found)
@@ -439,8 +448,12 @@ def _write(session: Session, result: Mapping[str, Any], out: Path, found: Mappin
             (out / f"{stem}{ending}").write_bytes(blobs.get(result[name]))
 
 
-_MODEL_COLUMNS = {"version": "version", "state": "state", "form": "form", "grade": "grade", "error_share": "nrmse"}
-_MODEL_COLUMNS |= {"check": "check", "library": "library", "fit_id": "fit", "error": "error"}
+_MODEL_COLUMNS = {"version": "version", "state": "state", "form": "form", "grade": "grade", "error_share": "nrmse"} | {
+    "check": "check",
+    "library": "library",
+    "fit_id": "fit",
+    "error": "error",
+}
 
 
 def _model_row(one: Mapping[str, Any]) -> dict[str, Any]:

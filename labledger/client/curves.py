@@ -202,7 +202,9 @@ class Batches(Kind):
     async def get(self, batch_id: str | UUID) -> dict[str, Any]:
         """How far the jobs of a batch are, from their events. Raises `NotFound`."""
         batch: Batch = await self._lab.state("batch", batch_id)
-        counts = dict.fromkeys(("waiting", "running", "retrying", "succeeded", "failed", "cancelled"), 0)
+        counts: dict[str, int] = dict.fromkeys(
+            ("waiting", "running", "retrying", "succeeded", "failed", "cancelled"), 0
+        )
         for job_id in batch.jobs:
             job: Job = await self._lab.state("job", job_id)
             counts[job.state] += 1
