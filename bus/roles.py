@@ -5,7 +5,7 @@ the *reply* of a message, or as the delivery subject of a consumer, and the serv
 (nats-server issue 8274; tests/integration/test_embedded.py shows it). So subjects alone do not protect `evt.>` from a
 client that may do as little as send one command. What does is a border between accounts:
 
-    LAB          the streams and our own processes: provisioner, commands, projections, station, worker
+    LAB          the streams and our own processes: provisioner, commands, projections, station, extract
     PUBLISHERS   other services: send commands, read events
     DASHBOARDS   read events
     AUDITORS     read everything
@@ -31,7 +31,7 @@ class Role(StrEnum):
     COMMANDS = "commands"
     PROJECTIONS = "projections"
     STATION = "station"
-    WORKER = "worker"
+    EXTRACT = "extract"
     PUBLISHER = "publisher"
     DASHBOARD = "dashboard"
     AUDITOR = "auditor"
@@ -122,7 +122,7 @@ RIGHTS: Mapping[Role, Rights] = {
         ("beat.>", f"{LIVE_PREFIX}.>"),
     ),
     # It does what queues dispatch, and says what came of it.
-    Role.WORKER: Rights("LAB", ("evt.>", "snap.>", *_reads("EVT", "CMD", "SNAP")), (f"{LIVE_PREFIX}.>",)),
+    Role.EXTRACT: Rights("LAB", ("evt.>", "snap.>", *_reads("EVT", "CMD", "SNAP")), (f"{LIVE_PREFIX}.>",)),
     # Not `cmd.work.>`: what a queue dispatched is not for others to say.
     Role.PUBLISHER: Rights("PUBLISHERS", ("cmd.*.*", *_asks("EVT", "OUT")), (f"{LIVE_PREFIX}.>",)),
     Role.DASHBOARD: Rights("DASHBOARDS", _asks("EVT"), (f"{LIVE_PREFIX}.>", "beat.>")),

@@ -74,7 +74,6 @@ MEANINGS: Mapping[str, str] = {
     "scan.failed": "It ended with an error; what was measured before stays. `point` is the first one not measured.",
     "scan.pause": "Stop after the point under way, and keep everything where it is.",
     "scan.paused": "It stands between two points; `point` is the next.",
-    "scan.request": "Put a scan of a plan into a queue.",
     "scan.restart": "Queue a scan that is over again, from point 0 and as a new attempt.",
     "scan.resume": "Go on after a pause, or after a crash for which the scan was held.",
     "scan.resumed": "The station goes on with the next point.",

@@ -210,7 +210,7 @@ async def run_extract(settings: Settings, stopped: asyncio.Event, **ports: str) 
     from adapters.processes.pool import ProcessPool
     from handlers.run_extractions import TRADES, Worker, WorkerSettings
 
-    connection = settings.connection(Role.WORKER)
+    connection = settings.connection(Role.EXTRACT)
     bus = await connected(connection, "labledger-extract")
     await _streams_there(bus, streams.EVT, streams.CMD)
     ask = settings.curves

@@ -13,7 +13,7 @@ def test_a_lab_comes_up_heals_itself_and_ends_with_ctrl_c(tmp_path: Path) -> Non
     lab = RunningLab(tmp_path / "lab", "--simulate")
     try:
         names = {it["name"] for it in lab.state["processes"]}
-        assert names == {"nats-server", "postgres", "commands", "projections", "station sim"}
+        assert names == {"nats-server", "postgres", "commands", "projections", "station sim", "extract 1"}
         assert stat.S_IMODE((lab.folder / "connection.json").stat().st_mode) == 0o600
         assert [it["queue_id"] for it in lab.json("queue", "list")] == ["main"]
 

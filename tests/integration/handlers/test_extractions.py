@@ -48,7 +48,7 @@ class RunningWorker:
 
     async def start(self) -> "RunningWorker":
         place: Place = self.lab.place
-        credentials = place.credentials("worker")
+        credentials = place.credentials("extract")
         self.bus: Bus = await connect(place.server.url, "worker", credentials)
         self.worker = Worker(self.bus, Ledger(EventStore(self.bus)), self.pool, self.settings)
         self.broker = brokers.make_broker(place.server.url, "worker-work", credentials)
