@@ -73,11 +73,18 @@ class RunningWorker:
         await asyncio.to_thread(self.pool.close)
 
     async def vanish(self) -> None:
-        """As a machine that loses its power: nothing is said, nothing acknowledged."""
-        await self.bus.close()
-        await self.broker.stop()
-        for task in self.worker._at_hand.values():
+        """As a machine that loses its power: nothing is said, nothing acknowledged, nothing kept alive."""
+
+        async def nothing(*_: Any) -> None: ...
+
+        worker: Any = self.worker
+        worker._release = worker._give_back = nothing
+        for task in worker._at_hand.values():
             task.cancel()
+        worker.stopping = True
+        worker._freed.set()
+        await self.broker.stop()
+        await self.bus.close()
         await asyncio.to_thread(self.pool.close)
 
 
