@@ -374,6 +374,10 @@ def measured(name: str, device_type: str, charts: Sequence[ChartOf]) -> tuple[di
         shows, fx, fy = shown_by(chart), factor(chart.x_unit), factor(chart.y_unit)
         for label, xs, ys in chart.curves:
             x, y = [fx * value for value in xs], [fy * value for value in ys]
+            tj = value_in_celsius(label)
+            if tj is not None and tj != tj_c:
+                notes.append(f"the curve {label!r} is left out: the model is for {tj_c:g} °C")
+                continue
             match shows:
                 case "output":
                     vgs = value_in(label, "vgs")
@@ -383,23 +387,16 @@ def measured(name: str, device_type: str, charts: Sequence[ChartOf]) -> tuple[di
                     else:
                         out.setdefault("output", []).append({"vgs": vgs, "vds": x, "id": y})
                 case "transfer":
-                    tj = value_in_celsius(label)
-                    if tj is not None and tj != tj_c:
-                        notes.append(f"the transfer curve {label!r} is left out: the model is for {tj_c:g} °C")
-                    elif chart.vds_v is None and value_in(label, "vds") is None:
+                    if chart.vds_v is None and value_in(label, "vds") is None:
                         notes.append(f"a transfer curve is left out: its VDS is not known (name {label!r})")
                     else:
                         vds = value_in(label, "vds")
                         row = {"vds": chart.vds_v if vds is None else vds, "vgs": x, "id": y}
                         out.setdefault("transfer", []).append(row)
                 case "body_diode" | "diode":
-                    tj = value_in_celsius(label)
-                    if tj is not None and tj != tj_c:
-                        notes.append(f"the diode curve {label!r} is left out: the model is for {tj_c:g} °C")
-                    else:
-                        row = {"v": [abs(value) for value in x], "i": [abs(value) for value in y]}
-                        vgs = value_in(label, "vgs")
-                        out.setdefault("diode", []).append(row | ({"vgs": vgs} if vgs is not None else {}))
+                    row = {"v": [abs(value) for value in x], "i": [abs(value) for value in y]}
+                    vgs = value_in(label, "vgs")
+                    out.setdefault("diode", []).append(row | ({"vgs": vgs} if vgs is not None else {}))
                 case "capacitance":
                     key = _capacitance(label)
                     if key is None:

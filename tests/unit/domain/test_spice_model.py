@@ -205,6 +205,11 @@ def test_charts_at_another_temperature_are_left_out() -> None:
     assert data["tj"] == 25.0 and len(data["output"]) == 1 and "150 °C" in notes[0]
 
 
+def test_a_curve_that_says_another_temperature_is_left_out() -> None:
+    data, notes = measured("x", "", [chart("output", ("VGS = 4 V, 25 °C", UP, UP), ("VGS = 4 V, 150 °C", UP, UP))])
+    assert [row["vgs"] for row in data["output"]] == [4.0] and "150 °C" in notes[0]
+
+
 def test_a_curve_whose_voltage_nobody_knows_is_left_out_with_a_note() -> None:
     data, notes = measured("x", "", [chart("output", (None, UP, UP)), chart("transfer", (None, UP, UP))])
     assert "output" not in data and "transfer" not in data
