@@ -2,13 +2,9 @@
 
 from collections.abc import Callable
 
+import cv2  # of the extra `curves`, which the extra `test` brings along
 import numpy as np
 import pytest
-
-pytest.importorskip("cv2", reason="the extra `curves` is not installed")
-pytest.importorskip("rapidocr", reason="the extra `curves` is not installed")
-
-import cv2
 
 Drawing = Callable[..., bytes]
 
