@@ -11,8 +11,8 @@ source, so that the gate drive grows by beta*VSD (beta = 1 for a symmetric devic
 the drain), and the knee lies at kappa times the voltage. Current and slope are continuous at VDS = 0. A body diode lies in
 parallel. Forms that are MOS primitives of the simulator mirror themselves.
 
-**Capacitances** are charges: Q(V) is written out, and C is its derivative, so nothing is lost or gained around a cycle. Crss is Cgd,
-Coss = Cds + Cgd and Ciss = Cgs + Cgd, all at VGS = 0; each part is positive, hence Coss >= Crss and Ciss >= Crss always.
+**Capacitances** are smooth functions C(V). Crss is Cgd, Coss = Cds + Cgd and Ciss = Cgs + Cgd, all at VGS = 0; each part is positive,
+hence Coss >= Crss and Ciss >= Crss always. Each depends on its own voltage alone (Cgs, a little, on VDS).
 
 Units: V, A, ohm, F, C, °C. Errors are fractions (0.01 is 1 %) unless the name says otherwise.
 """
@@ -780,8 +780,8 @@ def mirrored(form: Form, p: Floats, beta: float, kappa: float, vgs: Floats, vsd:
 
 
 @dataclass(frozen=True)
-class Charge:
-    """C(v) = floor + sum of c/(1+v/vj)^m + falling steps + rising steps for v >= 0, and C(0) below. Its integral is Q."""
+class Cap:
+    """C(v) = floor + sum of c/(1+v/vj)^m + falling steps + rising steps for v >= 0, and C(0) below."""
 
     floor: float
     powers: tuple[tuple[float, float, float], ...] = ()
@@ -801,47 +801,22 @@ class Charge:
         return out
 
     def expression(self, v: str) -> str:
-        """Q in nC as text over the voltage `v`, which is the name of a node's voltage."""
-        # C(0) v + what the integral has beyond that line above 0: written as two branches, the derivative at exactly 0 V, where data
-        # sheets begin, would be that of neither.
+        """C in F as text over the voltage `v`, such as `V(d,g)`."""
         at = f"max({v},0)"
-        nano = 1e9
-        here = float(self.c(np.zeros(1))[0])
-        terms = [f"{here * nano:.9g}*{v}", f"{(self.floor - here) * nano:.9g}*{at}"]
-        for c, vj, m in self.powers:
-            q = 1 - m
-            terms.append(f"{c * vj / q * nano:.9g}*(pow(1+{at}/{vj:.9g},{q:.9g})-1)")
-        for c, v0, w in self.falls:
-            zero = _softplus(v0 / w)
-            terms.append(f"{c * w * nano:.9g}*({zero:.12g}-{_sp(f'({v0:.9g}-{at})/{w:.9g}')})")
-        for c, v0, w in self.rises:
-            zero = _softplus(-v0 / w)
-            terms.append(f"{c * w * nano:.9g}*({_sp(f'({at}-{v0:.9g})/{w:.9g}')}-{zero:.12g})")
+        terms = [f"{self.floor:.9g}"]
+        terms += [f"{c:.9g}*pow(1+{at}/{vj:.9g},{-m:.9g})" for c, vj, m in self.powers]
+        # A logistic step as tanh, which overflows nowhere.
+        terms += [f"{c / 2:.9g}*(1-tanh(({at}-{v0:.9g})/{2 * w:.9g}))" for c, v0, w in self.falls]
+        terms += [f"{c / 2:.9g}*(1+tanh(({at}-{v0:.9g})/{2 * w:.9g}))" for c, v0, w in self.rises]
         return "+".join(terms)
-
-    def q(self, v: Floats) -> Floats:
-        """C at v (V), the exact integral of `c`."""
-        at = np.maximum(v, 0.0)
-        out = self.floor * at
-        for c, vj, m in self.powers:
-            out = out + c * vj / (1 - m) * ((1 + at / vj) ** (1 - m) - 1)
-        for c, v0, w in self.falls:
-            out = out + c * w * (_softplus(v0 / w) - softplus((v0 - at) / w))
-        for c, v0, w in self.rises:
-            out = out + c * w * (softplus((at - v0) / w) - _softplus(-v0 / w))
-        return out + float(self.c(np.zeros(1))[0]) * np.minimum(v, 0.0)
-
-
-def _softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 @dataclass(frozen=True)
 class Capacitances:
     """cgd over VDG, cds over VDS, and Cgs = cgs0 + cgs1 v/(v + cgs_v) over v = VDS; a part that was not measured is None."""
 
-    cgd: Charge | None = None
-    cds: Charge | None = None
+    cgd: Cap | None = None
+    cds: Cap | None = None
     cgs0: float | None = None
     cgs1: float = 0.0
     cgs_v: float = 1.0
@@ -934,14 +909,17 @@ def spice_name(name: str) -> str:
     return word if word[0].isalpha() else f"X_{word}"
 
 
-def _charge_lines(tag: str, a: str, b: str, q: str) -> list[str]:
-    """A charge between two nodes: a copy of it in nC on a capacitor of 1 nF, whose current is mirrored. The copy is in volts so
-    that the tolerances of the simulator mean something."""
+def _capacitance_lines(tag: str, a: str, b: str, c: str) -> list[str]:
+    """i = C(v) dv/dt: a copy of the voltage lies on a constant 1 pF, and its current, times C/1 pF, flows between the two nodes.
+
+    A copy of the *charge* on a constant capacitor conserves charge exactly, but its steps make ngspice shorten the time step until it
+    gives up, for two of eight real devices before anything was switched; this got through with all of them.
+    """
     return [
-        f"Bq{tag} q{tag} 0 V = {q}",
-        f"Cq{tag} q{tag} w{tag} 1n",
-        f"Vq{tag} w{tag} 0 0",
-        f"F{tag} {a} {b} Vq{tag} 1",
+        f"E{tag} q{tag} 0 {a} {b} 1",
+        f"C{tag} q{tag} w{tag} 1p",
+        f"V{tag} w{tag} 0 0",
+        f"B{tag} {a} {b} I = I(V{tag})*1e12*({c})",
     ]
 
 
@@ -984,12 +962,14 @@ def netlist(model: Model, name: str, header: Sequence[str] = ()) -> str:
     caps = model.capacitances
     if model.form is not None or caps != Capacitances():
         if caps.cgd:
-            lines += _charge_lines("gd", "d", "g", caps.cgd.expression("V(d,g)"))
+            lines += _capacitance_lines("gd", "d", "g", caps.cgd.expression("V(d,g)"))
         if caps.cds:
-            lines += _charge_lines("ds", "d", "s", caps.cds.expression("V(d,s)"))
+            lines += _capacitance_lines("ds", "d", "s", caps.cds.expression("V(d,s)"))
         if caps.cgs0 is not None:
-            vary = f"+{caps.cgs1 * 1e9:.9g}*max(V(d,s),0)/(max(V(d,s),0)+{caps.cgs_v:.9g})" if caps.cgs1 else ""
-            lines += _charge_lines("gs", "g", "s", f"V(g,s)*({caps.cgs0 * 1e9:.9g}{vary})")
+            vary = f"+{caps.cgs1:.9g}*max(V(d,s),0)/(max(V(d,s),0)+{caps.cgs_v:.9g})" if caps.cgs1 else ""
+            lines += (
+                _capacitance_lines("gs", "g", "s", f"{caps.cgs0:.9g}{vary}") if vary else [f"Cgs g s {caps.cgs0:.9g}"]
+            )
     lines.append(f".ends {name}")
     return "\n".join(lines) + "\n"
 

@@ -25,8 +25,8 @@ from domain.spice import (
     DIODE_POWER,
     FORMS,
     REVERSE,
+    Cap,
     Capacitances,
-    Charge,
     Curve,
     Errors,
     Facts,
@@ -333,11 +333,10 @@ def fit_reverse(model: Model, measured: Measured, watch: Watch) -> Model:
 # --- capacitances ----------------------------------------------------------------------------------------------------
 
 
-def _charge_layout(powers: int, falls: int, rises: int, v_top: float, c_top: float) -> tuple[Parameter, ...]:
+def _cap_layout(powers: int, falls: int, rises: int, v_top: float, c_top: float) -> tuple[Parameter, ...]:
     low, high = c_top * 1e-6, c_top * 3
     out = [Parameter("floor", "F", low, high, "", log=True)]
     for _ in range(powers):
-        # The power 1 itself would integrate to a logarithm; the two halves meet closely enough.
         out += [Parameter("c", "F", low, high, "", log=True), Parameter("vj", "V", 0.05, 1e4, "", log=True)]
         out += [Parameter("m", "1", 0.05, 12.0, "", log=True)]
     for _ in range(falls + rises):
@@ -346,20 +345,21 @@ def _charge_layout(powers: int, falls: int, rises: int, v_top: float, c_top: flo
     return tuple(out)
 
 
-def _charge(p: Floats, powers: int, falls: int, rises: int) -> Charge:
+def _cap_of(p: Floats, powers: int, falls: int, rises: int) -> Cap:
     triples = [(float(a), float(b), float(c)) for a, b, c in p[1:].reshape(-1, 3)]
-    apart = [(c, v, m if abs(m - 1) > 2e-3 else 1.002) for c, v, m in triples[:powers]]
-    return Charge(float(p[0]), tuple(apart), tuple(triples[powers : powers + falls]), tuple(triples[powers + falls :]))
+    return Cap(
+        float(p[0]), tuple(triples[:powers]), tuple(triples[powers : powers + falls]), tuple(triples[powers + falls :])
+    )
 
 
-def fit_charge(cv: CV, below: Charge | None, watch: Watch) -> Charge:
-    """A charge whose capacitance, on top of `below`, follows measured points; decades count. The number of terms is chosen by
+def fit_cap(cv: CV, below: Cap | None, watch: Watch) -> Cap:
+    """A capacitance that, on top of `below`, follows measured points; decades count. The number of terms is chosen by
     what they gain over the number of points (BIC), never below what digitising can tell apart (0.005 decades)."""
     v_top = max(float(cv.v[-1]), 1.0)
     under = below.c(cv.v) if below else np.zeros(cv.v.shape)
     goal = np.log10(cv.c)
     c_top, c_low = float(cv.c.max()), float(cv.c.min())
-    best: tuple[float, Charge] | None = None
+    best: tuple[float, Cap] | None = None
     for powers, falls, rises in (
         (1, 0, 0),
         (2, 0, 0),
@@ -370,12 +370,12 @@ def fit_charge(cv: CV, below: Charge | None, watch: Watch) -> Charge:
         (1, 2, 1),
         (3, 1, 1),
     ):
-        layout = _charge_layout(powers, falls, rises, v_top, c_top)
+        layout = _cap_layout(powers, falls, rises, v_top, c_top)
         if len(layout) + 2 > len(cv.v) and best is not None:
             continue
 
         def residual(p: Floats, shape: tuple[int, int, int] = (powers, falls, rises)) -> Floats:
-            return np.log10(_charge(p, *shape).c(cv.v) + under) - goal
+            return np.log10(_cap_of(p, *shape).c(cv.v) + under) - goal
 
         drop = np.gradient(goal, cv.v + np.arange(len(cv.v)) * 1e-9 * v_top)
         steepest = float(cv.v[int(np.argmin(drop * np.sqrt(cv.v + 1)))])
@@ -398,7 +398,7 @@ def fit_charge(cv: CV, below: Charge | None, watch: Watch) -> Charge:
         mean = float(np.mean(residual(values) ** 2)) + 0.005**2
         score = n * math.log(mean) + len(layout) * math.log(n)
         if best is None or score < best[0]:
-            best = score, _charge(values, powers, falls, rises)
+            best = score, _cap_of(values, powers, falls, rises)
         if mean < 0.011**2:
             break
     assert best is not None
@@ -409,8 +409,8 @@ def fit_capacitances(measured: Measured, watch: Watch) -> Capacitances:
     """Cgd from Crss, Cds from what Coss has above it, Cgs from what Ciss has above it."""
     have = measured.capacitances
     rss, oss, iss = have.get("c_rss"), have.get("c_oss"), have.get("c_iss")
-    cgd = fit_charge(rss, None, watch) if rss else None
-    cds = fit_charge(oss, cgd, watch) if oss else None
+    cgd = fit_cap(rss, None, watch) if rss else None
+    cds = fit_cap(oss, cgd, watch) if oss else None
     if iss is None:
         return Capacitances(cgd, cds)
     under = cgd.c(iss.v) if cgd else np.zeros(iss.v.shape)
@@ -430,7 +430,7 @@ def fit_capacitances(measured: Measured, watch: Watch) -> Capacitances:
 
     one, _ = minimise(layout[:1], constant, np.array([0.8 * top]), rounds=60, soft=0.1, watch=watch)
     many, _ = minimise(layout, varying, np.array([one[0], one[0], 10.0]), rounds=150, soft=0.1, watch=watch)
-    # A gate charge that depends on VDS is only worth having when the plain one is visibly wrong.
+    # A Cgs that depends on VDS is only worth having when the plain one is visibly wrong.
     if float(np.sqrt(np.mean(constant(one) ** 2))) - float(np.sqrt(np.mean(varying(many) ** 2))) < 0.004:
         return Capacitances(cgd, cds, float(one[0]))
     return Capacitances(cgd, cds, float(many[0]), float(many[1] - many[0]), float(many[2]))

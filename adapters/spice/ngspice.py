@@ -219,7 +219,7 @@ def simulate(
 
 def switches(library: str, measured: Measured, *, program: str | None = None, timeout_s: float = 30.0) -> bool:
     """Whether a transistor's library gets through a turn-on and a turn-off into a resistor: static curves do not tell whether
-    its charges converge."""
+    its capacitances converge."""
     program = program or ngspice_path()
     if program is None:
         raise FileNotFoundError("ngspice is not installed (Debian: apt install ngspice)")

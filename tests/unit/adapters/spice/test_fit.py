@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("scipy", reason="SciPy is not installed: nothing is fitted here")
 
-from adapters.spice.fit import FitCancelled, fit, fit_charge
+from adapters.spice.fit import FitCancelled, fit, fit_cap
 from adapters.spice.fit import Watch as Watch
 from adapters.spice.ngspice import ngspice_path
 from domain.errors import OutOfLimits
@@ -160,7 +160,7 @@ def test_a_diode_part_has_two_pins_and_is_good() -> None:
 def test_a_capacitance_with_a_superjunction_step_is_followed() -> None:
     v = np.linspace(0, 400, 60)
     c = 4e-8 / (1 + np.exp((v - 30) / 3)) + 9e-11 + 2e-10 * (1 + v / 30) ** -0.7
-    found = fit_charge(CV(v, c), None, Watch())
+    found = fit_cap(CV(v, c), None, Watch())
     assert float(np.sqrt(np.mean((np.log10(found.c(v)) - np.log10(c)) ** 2))) < 0.03
 
 

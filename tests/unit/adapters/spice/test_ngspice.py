@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from adapters.spice.ngspice import SimulationFailed, ngspice_path, simulate, subcircuits, switches
-from domain.spice import DIODE, FORMS, Capacitances, Charge, Curve, Form, Measured, Model, netlist
+from domain.spice import DIODE, FORMS, Cap, Capacitances, Curve, Form, Measured, Model, netlist
 from tests.unit.domain.test_spice import VALUES
 
 needs_ngspice = pytest.mark.skipif(
     ngspice_path() is None, reason="ngspice is not installed: netlists are NOT simulated here"
 )
 CAPS = Capacitances(
-    Charge(1e-12, ((1e-9, 5, 0.6),), ((1e-10, 25, 2),), ((1e-11, 200, 50),)),
-    Charge(1e-11, ((1e-9, 3, 1.5),)),
+    Cap(1e-12, ((1e-9, 5, 0.6),), ((1e-10, 25, 2),), ((1e-11, 200, 50),)),
+    Cap(1e-11, ((1e-9, 3, 1.5),)),
     1e-9,
     1e-10,
     5,
@@ -50,7 +50,7 @@ def test_the_simulated_netlist_is_the_formula(form: Form, tj_c: float) -> None:
 
 
 @needs_ngspice
-def test_simulated_capacitances_are_the_derivatives_of_the_charges_also_at_0_v() -> None:
+def test_simulated_capacitances_are_the_those_of_the_formula_also_at_0_v() -> None:
     model = Model(FORMS[0], np.array(VALUES["level1"], float), capacitances=CAPS)
     v = np.concatenate([[0.0], np.geomspace(0.1, 400, 24)])
     from domain.spice import CV
