@@ -295,11 +295,7 @@ def fit_diode(curves: Sequence[Curve], tj_c: float, watch: Watch) -> list[tuple[
 
 
 def fit_reverse(model: Model, measured: Measured, watch: Watch) -> Model:
-    """The body diode, and how the channel conducts in reverse, for curves below VDS = 0; unchanged without such curves.
-
-    Without any, a transistor of silicon or SiC would have no body diode at all: then one stands in from the size of the device,
-    said so in the header by the range of validity.
-    """
+    """The body diode, and how the channel conducts in reverse, from curves below VDS = 0; unchanged without such curves."""
     form = model.form
     curves = measured.of("diode")
     if form is None or not curves:
