@@ -229,6 +229,8 @@ class Lab:
                     env |= {"LABLEDGER_NATS_URL": ",".join(self.cluster.urls), "LABLEDGER_NATS_REPLICAS": "3"}
                 self.processes[name] = Process(name, words, env, self.folder / f"{name}.log")
             process = self.processes[name]
+            if process.keeper is not None and not process.wanted:
+                await process.keeper  # the end of its last run must be noticed first, or both would start it
             process.wanted = True
             process.keeper = asyncio.create_task(self._keep(process))
         for name in names:
