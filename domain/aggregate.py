@@ -46,5 +46,3 @@ def aggregates() -> dict[str, Aggregate[Any]]:
         if isinstance(aggregate, Aggregate):
             found[aggregate.kind] = aggregate
     return found
-
-

@@ -125,7 +125,7 @@ class Life:
 
     async def _job(self) -> None:
         id_ = self._uuid()
-        priority = self._random.choice(["low", "normal", "urgent"])
+        priority: Any = self._random.choice(["low", "normal", "urgent"])
         submit = SubmitJob(job_id=id_, queue_id="main", job_kind="extraction", spec={"n": self._n}, priority=priority)
         await self.order("job", id_, submit)
         await self.order("queue", "main", AddJob(queue_id="main", job_id=id_, job_kind="extraction", priority=priority))

@@ -55,7 +55,8 @@ async def caught_up(place: Place, url: str) -> int:
 
 
 async def rows_of(connection: Connection, view: str) -> list[Any]:
-    return await (await connection.execute(f"select v::text as row from labledger.{view} v order by 1")).fetchall()
+    query: Any = f"select v::text as row from labledger.{view} v order by 1"
+    return await (await connection.execute(query)).fetchall()
 
 
 async def all_rows(url: str) -> dict[str, list[Any]]:
@@ -92,10 +93,11 @@ async def test_a_difference_is_found_and_shown(place: Place, postgres_url: str) 
         async with await postgres.connect(postgres_url, "test") as connection:
             live = await live_generation(connection, "samples")
             assert live is not None
-            await connection.execute(
+            forge: Any = (
                 f"update p_samples_v{live['generation']}.samples set material = 'gold'"
                 " where sample_id = (select min(sample_id) from labledger.samples)"
             )
+            await connection.execute(forge)
             _, (difference,) = await compare(bus, connection, named("samples"))
     assert (difference.only_live, difference.only_rebuilt) == (1, 1)
     assert {example["side"] for example in difference.examples} == {"live", "rebuilt"}
@@ -122,7 +124,7 @@ async def test_it_does_not_matter_where_batches_end(place: Place, postgres_url: 
                     left = left[count:]
                 shown = {}
                 for table in projection.tables:
-                    query = f"select t::text as row from {schema}.{table.name} t order by 1"
+                    query: Any = f"select t::text as row from {schema}.{table.name} t order by 1"
                     shown[table.name] = await (await connection.execute(query)).fetchall()
                 rows.append(shown)
             assert rows[0] == rows[1] == rows[2], projection.name
@@ -325,7 +327,8 @@ async def test_readers_read_the_views_and_nothing_else(
         async with await postgres.connect(postgres_readonly_url, "reader") as connection:
             for projection in projections():
                 for view in projection.views:
-                    await connection.execute(f"select * from labledger.{view.name} limit 1")
+                    query: Any = f"select * from labledger.{view.name} limit 1"
+                    await connection.execute(query)
             for forbidden in (
                 "select * from p_samples_v1.samples",
                 "select * from labledger_meta.generations",

@@ -18,7 +18,7 @@ BLACK, RED, BLUE = (0, 0, 0), (210, 20, 20), (20, 20, 210)
 def worst(result: Extraction, function: object, low: float, high: float) -> float:
     """Smallest of the curves' 95th percentile distances from a function, as a part of the y range."""
     assert callable(function)
-    errors = [float(np.percentile(np.abs(c.y - function(c.x)), 95)) / (high - low) for c in result.curves]
+    errors = [float(np.percentile(np.abs(c.y - function(c.x)), 95)) / (high - low) for c in result.curves]  # type: ignore[operator]
     return min(errors)
 
 
