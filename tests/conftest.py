@@ -9,6 +9,7 @@ A test that kills or restarts its server makes one of its own with `make_nats`, 
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,13 @@ class GivenNats:
 
     def options(self, user: str) -> dict[str, Any]:
         return {"servers": [self.url], "inbox_prefix": f"_INBOX_{user}"}
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> None:
+    """What a command line that ran in this process told the loggers to keep to themselves is heard again."""
+    for name in ("labledger", "labledger.bus"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture
