@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, TypeVar, cast
 
 import orjson
@@ -766,17 +765,6 @@ async def as_of(
         await scratch.fill(bus, sequence)
         query = f"select * from ({shown.query.replace('{schema}', scratch.schema)}) shown where {where}"
         return await (await connection.execute(cast("Any", query))).fetchall()
-
-
-async def sequence_at(bus: Bus, at: datetime) -> int:
-    """The last sequence that was stored before a moment."""
-    low, high = 0, await last_sequence(bus)
-    while low < high:  # stored times rise with the sequence
-        middle = (low + high + 1) // 2
-        answer = await bus.api("STREAM.MSG.GET.EVT", {"seq": middle})
-        stored_at = datetime.fromisoformat(answer["message"]["time"].replace("Z", "+00:00"))
-        low, high = (middle, high) if stored_at <= at else (low, middle - 1)
-    return low
 
 
 async def wait_for(url: str, sequence: int, names: Sequence[str] = (), timeout_s: float = 10.0) -> None:

@@ -78,7 +78,6 @@ class Subscription:
         self._asked = 0
         self._heard = 0.0
         self._broken = False
-        self._caught_up = False
         #: The id of an atomic batch of which nothing more will come.
         self._ended = ""
         self._sees_all = "evt.>" in self._subjects
@@ -88,11 +87,6 @@ class Subscription:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    @property
-    def caught_up(self) -> bool:
-        """True when, at the last delivery or look, nothing more was waiting in the stream."""
-        return self._caught_up and not self._buffer
 
     async def close(self) -> None:
         self._bus.on_cut.discard(self._on_cut)
@@ -141,7 +135,6 @@ class Subscription:
                 if error and error.get("code") not in (503, 500) and error.get("err_code") not in (10059, 10008):
                     raise BusError(f"cannot read {self._stream}: {error.get('description')}")
                 if not error:
-                    self._caught_up = int(answer.get("num_pending", 0)) == 0
                     break
             except Unavailable as error:
                 log.debug("waiting for NATS to read %s: %s", self._stream, error)
@@ -199,7 +192,6 @@ class Subscription:
             return
         self._consumer_seq = consumer_seq
         self._received = stored.seq
-        self._caught_up = stored.pending == 0
         self._buffer.append(stored)
         self._bytes += len(stored.data)
         self._asked -= 1
