@@ -1,9 +1,12 @@
 """What the inner layers ask of the outer ones. Handlers take these; `labledger` hands them the adapters."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar
+from uuid import UUID
 
 #: A channel's value: a number, a text, a truth value, or a numpy array.
 Value = Any
@@ -99,7 +102,7 @@ class Rack(Protocol):
 
 
 class Blobs(Protocol):
-    """Bytes too large for an event, kept under their SHA-256."""
+    """Bytes too large for an event, kept under their SHA-256. Blocking: call it from a thread."""
 
     def put(self, data: bytes) -> str:
         """Keep the bytes, durably, and answer their SHA-256 in hex. Safe to repeat: the same bytes are kept once."""
@@ -107,6 +110,15 @@ class Blobs(Protocol):
 
     def get(self, sha256: str) -> bytes:
         """The bytes, verified. Raises `NotFound`, or `ValueError` when what is kept is not what it was."""
+        ...
+
+    def put_file(self, source: BinaryIO) -> tuple[str, int]:
+        """Keep what is read from `source` to its end, as `put` does, in constant memory; answers SHA-256 and size."""
+        ...
+
+    def local(self, sha256: str) -> AbstractContextManager[Path]:
+        """A local file with the bytes, verified while it is fetched or first read, to be read only while the context is
+        open. In constant memory. Raises as `get` does, and `OSError` where there is no room for a copy."""
         ...
 
 
@@ -203,3 +215,130 @@ class TookTooLong(Exception):
 
 class TaskFailed(Exception):
     """The task raised what nobody had foreseen; the text is that."""
+
+
+# --------------------------------------------------------------------------------------------------------------- delivery
+
+#: Why a delivery did not succeed. Those in `PASSING` may pass by themselves and are tried again; the others need a person.
+FailureKind = Literal[
+    "unreachable",  # no connection, or it broke before we knew the outcome and the target says that nothing arrived
+    "timed_out",  # no answer in time
+    "throttled",  # asked to come later (429, 503 SlowDown)
+    "server_error",  # the target failed (5xx)
+    "full",  # no room there (quota, 507), or none here for a copy on its way
+    "waiting",  # what it builds on is not there yet (a run, an earlier write of the same key)
+    "unauthorized",  # credentials are missing, wrong, or may not do this
+    "refused",  # the target says no to this file or key, for good
+    "missing",  # the bytes are not in our store
+    "changed",  # the bytes are there, and are not what they were
+    "conflict",  # something else lies at the target under this name
+    "mismatch",  # what the target says it has is not what was sent (hash, CID, size)
+    "unknown",  # it may have arrived, and there is no way to find out: sending again could make it two
+    "misconfigured",  # the settings of the target, or what was asked of it, cannot be right
+    "internal",  # a defect of ours
+]
+PASSING: frozenset[FailureKind] = frozenset(
+    {"unreachable", "timed_out", "throttled", "server_error", "full", "waiting", "internal"}
+)
+
+
+class DeliveryFailed(Exception):
+    """An attempt did not bring the shipment there. The text is for people: what is wrong, and what to do.
+
+    `retry_after_s`: not before so long, as the target asked. It never holds a secret.
+    """
+
+    def __init__(self, kind: FailureKind, text: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.kind: FailureKind = kind
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What one attempt is to bring to a target.
+
+    `path` is a local file with the artifact's bytes, to be read only; None for what has none (a pointer, the end of a run).
+    `key` is the name asked for at the target; "" leaves it to the target's own template. `options` are the target's own and
+    are the same in every attempt. `checkpoint` is what an earlier attempt kept last (an upload's id, its parts), or None.
+    """
+
+    delivery_id: UUID
+    attempt: int
+    key: str
+    path: Path | None
+    sha256: str | None
+    size: int
+    media_type: str
+    file_name: str
+    options: Mapping[str, Any]
+    checkpoint: Mapping[str, Any] | None
+    #: Says how far it is, 0..100, and what is being done. Cheap; may be called often, from the event loop.
+    report: Report
+    #: Keeps a small JSON object in the ledger, durable when it returns. Call it before the step that it lets another resume.
+    keep: Callable[[Mapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What the outside answered: the target's part of the receipt, in plain JSON, enough to verify without our database.
+
+    `outcome`: stored by us; `existed`, the same bytes were there already; `superseded`, a newer one stands there, nothing
+    was sent. `location` names the place for a person (a URL, ipfs://CID, bucket/key); `proof` is what the target said and
+    what `Target.verify` needs (ids, ETag, checksum, CID and its profile, ...).
+    """
+
+    outcome: Literal["stored", "existed", "superseded"]
+    location: str
+    proof: Mapping[str, Any]
+    bytes_sent: int = 0
+    #: Requests that reached the outside in this attempt.
+    requests: int = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One step of `labledger targets test`, or of a verification: what was looked at, and if it failed what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Target(Protocol):
+    """An outside system that takes deliveries. One instance serves a process; its methods may run many times at once.
+
+    A module in `adapters` that has a class `Target` is an adapter; the settings name it by its file ([targets.archive]
+    adapter = "storage.s3") and give its `Options`, a pydantic model with secrets as `SecretStr`. Making one does no I/O;
+    wrong options raise pydantic's `ValidationError`.
+    """
+
+    #: What kind of system it is ("s3", "ipfs", "kv", "maskhub").
+    kind: str
+
+    def missing(self) -> Sequence[str]:
+        """The credentials that are not set, by the names under which a person sets them. While there are any, nothing is
+        sent: what is asked for is kept for later (local only)."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """Where it is and how it is used, for people, without secrets (endpoint, bucket, profile, ...). No I/O."""
+        ...
+
+    async def deliver(self, shipment: Shipment) -> Arrived:
+        """Bring it there, once: safe to call again after any end of an earlier attempt, also a kill at any moment.
+
+        Raises `DeliveryFailed`; anything else counts as `internal`. Cancelling it leaves a state that can be resumed."""
+        ...
+
+    async def verify(self, proof: Mapping[str, Any], sha256: str | None, size: int) -> Sequence[Check]:
+        """Ask the target again and compare with the receipt's proof. Changes nothing there. Raises `DeliveryFailed` when it
+        cannot be asked."""
+        ...
+
+    async def test(self) -> Sequence[Check]:
+        """A round trip with a small file under a name of its own, removed afterwards where that is possible. Never raises:
+        each missing or wrong credential is a failed check that says what to do."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,11 +1,18 @@
 """Blobs on the local disk: `DIR/ab/cdef...`, named by their SHA-256, never half-visible."""
 
 import hashlib
+import io
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from domain.errors import NotFound
+
+#: How much is read at once.
+CHUNK = 1 << 20
 
 
 class LocalBlobs:
@@ -22,29 +29,58 @@ class LocalBlobs:
 
     def put(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
-        path = self.path(sha256)
-        if path.exists():
-            return sha256
-        path.parent.mkdir(parents=True, exist_ok=True)
+        return sha256 if self.path(sha256).exists() else self.put_file(io.BytesIO(data))[0]
+
+    def put_file(self, source: BinaryIO) -> tuple[str, int]:
+        self._folder.mkdir(parents=True, exist_ok=True)
         # Written beside its place and renamed: who sees the name sees all of it, also after a power cut.
-        part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+        part = self._folder / f"{secrets.token_hex(8)}.part"
+        digest, size = hashlib.sha256(), 0
         try:
-            os.fsync(folder)
+            with part.open("wb") as file:
+                while chunk := source.read(CHUNK):
+                    digest.update(chunk)
+                    size += file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            sha256 = digest.hexdigest()
+            path = self.path(sha256)
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                part.replace(path)
+                _sync(path.parent)
         finally:
-            os.close(folder)
-        return sha256
+            part.unlink(missing_ok=True)
+        return sha256, size
 
     def get(self, sha256: str) -> bytes:
+        with self._open(sha256) as file:
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise self._damaged(sha256)
+        return data
+
+    @contextmanager
+    def local(self, sha256: str) -> Iterator[Path]:
+        with self._open(sha256) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise self._damaged(sha256)
+        yield self.path(sha256)
+
+    def _open(self, sha256: str) -> BinaryIO:
         try:
-            data = self.path(sha256).read_bytes()
+            return self.path(sha256).open("rb")
         except FileNotFoundError:
             raise NotFound(f"there is no blob {sha256} in {self._folder}") from None
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise ValueError(f"blob {sha256} in {self._folder} is damaged: its content has another hash")
-        return data
+
+    def _damaged(self, sha256: str) -> ValueError:
+        return ValueError(f"blob {sha256} in {self._folder} is damaged: its content has another hash")
+
+
+def _sync(folder: Path) -> None:
+    """Make a renaming in a folder survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

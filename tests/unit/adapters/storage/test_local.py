@@ -1,6 +1,7 @@
 """Blobs on the disk: under their hash, whole or not at all."""
 
 import hashlib
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +24,28 @@ def test_the_same_bytes_are_kept_once_and_nothing_else_lies_about(tmp_path: Path
         names = set(pool.map(lambda _: blobs.put(b"the same"), range(32)))
     assert len(names) == 1
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [blobs.path(names.pop())]
+
+
+def test_a_file_is_kept_in_pieces_and_lent_out_verified(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 10_000
+    blobs = LocalBlobs(tmp_path)
+    sha256, size = blobs.put_file(io.BytesIO(data))
+    assert (sha256, size) == (hashlib.sha256(data).hexdigest(), len(data))
+    with blobs.local(sha256) as path:
+        assert path.read_bytes() == data
+    blobs.path(sha256).write_bytes(data[:-1])
+    with pytest.raises(ValueError, match="damaged"), blobs.local(sha256):
+        pass
+
+
+def test_what_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    class Broken(io.RawIOBase):
+        def read(self, _: int = -1) -> bytes:
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        LocalBlobs(tmp_path).put_file(Broken())  # pyright: ignore[reportArgumentType]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_blob_that_is_not_there_is_not_found(tmp_path: Path) -> None:
