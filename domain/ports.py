@@ -305,12 +305,21 @@ class Check:
     detail: str
 
 
+@dataclass(frozen=True)
+class TargetContext:
+    """What an adapter of a target is handed besides its options. `nats` gives a connection of the lab (`bus.connection.Bus`);
+    `environ` holds the customary variables of the outside systems (PINATA_JWT, AWS_ACCESS_KEY_ID, ...)."""
+
+    environ: Mapping[str, str]
+    nats: Callable[[], Awaitable[Any]]
+
+
 class Target(Protocol):
     """An outside system that takes deliveries. One instance serves a process; its methods may run many times at once.
 
     A module in `adapters` that has a class `Target` is an adapter; the settings name it by its file ([targets.archive]
-    adapter = "storage.s3") and give its `Options`, a pydantic model with secrets as `SecretStr`. Making one does no I/O;
-    wrong options raise pydantic's `ValidationError`.
+    adapter = "storage.s3") and give its `Options`, a pydantic model with secrets as `SecretStr`. It is made by
+    `Target(name, options, context)`, which does no I/O.
     """
 
     #: What kind of system it is ("s3", "ipfs", "kv", "maskhub").
