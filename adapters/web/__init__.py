@@ -1,0 +1,1 @@
+"""What the adapters that speak HTTP have in common."""
