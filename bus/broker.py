@@ -71,8 +71,9 @@ class _Quiet(logging.Filter):
 logging.getLogger("labledger.faststream").addFilter(_Quiet())
 
 
-async def _raw(message: StreamMessage[Any]) -> bytes:
-    return message.body
+async def _whole(message: StreamMessage[Msg]) -> StreamMessage[Msg]:
+    """The decoder: the handler gets the message as it came."""
+    return message
 
 
 def make_broker(url: str | Sequence[str], name: str, credentials: Credentials | None = None) -> NatsBroker:
@@ -87,6 +88,8 @@ def make_broker(url: str | Sequence[str], name: str, credentials: Credentials | 
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         ping_interval=10,
+        # Its resolution of arguments lets the messages of a batch overtake one another on the way to us.
+        apply_types=False,
         logger=logging.getLogger("labledger.faststream"),
         log_level=logging.DEBUG,
         **options,
@@ -113,7 +116,7 @@ def subscribe(
         durable=durable,
         pull_sub=PullSub(batch_size=batch, timeout=2.0),
         ack_policy=AckPolicy.MANUAL,
-        decoder=_raw,
+        decoder=_whole,
         inbox_prefix=f"{inbox_prefix}.".encode(),
         config=ConsumerConfig(
             ack_policy=JsAckPolicy.EXPLICIT,
@@ -123,7 +126,7 @@ def subscribe(
         ),
         include_in_schema=False,
     )
-    async def _on_message(_: bytes, message: NatsMessage) -> None:  # pyright: ignore[reportUnusedFunction]
+    async def _on_message(message: NatsMessage) -> None:  # pyright: ignore[reportUnusedFunction]
         with _kept_alive(message.raw_message, ack_wait_s):
             again = await handler(message.raw_message)
         if again is None:

@@ -56,9 +56,12 @@ class GivenNats:
 
 @pytest.fixture(autouse=True)
 def _heard() -> None:
-    """What a command line that ran in this process told the loggers to keep to themselves is heard again."""
-    for name in ("labledger", "labledger.bus"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    """What earlier tests of this process told the loggers (a command line that ran here sets levels) is forgotten."""
+    logging.getLogger().setLevel(logging.WARNING)
+    for name in ["labledger", *(name for name in logging.root.manager.loggerDict if name.startswith("labledger."))]:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.disabled, logger.propagate = False, True
 
 
 @pytest.fixture
