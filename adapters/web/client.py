@@ -16,13 +16,13 @@ import json
 import re
 import secrets as random_names
 import time
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 from urllib.request import getproxies, proxy_bypass
 
@@ -131,6 +131,18 @@ def tally() -> Generator[Tally, None, None]:
 # ----------------------------------------------------------------------------------------------------------------- bodies
 
 
+class Part(Protocol):
+    """Bytes of known number. `pieces` is run in a thread, piece by piece, and may be asked for again."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def media_type(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def pieces(self) -> Iterator[bytes]: ...
+
+
 @dataclass(frozen=True)
 class FilePart:
     """Bytes of a file: all, or `length` from `offset` on."""
@@ -145,11 +157,32 @@ class FilePart:
     def size(self) -> int:
         return self.path.stat().st_size - self.offset if self.length is None else self.length
 
+    def pieces(self) -> Iterator[bytes]:
+        left = self.size
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            while left and (data := file.read(min(READ, left))):
+                left -= len(data)
+                yield data
+
+
+@dataclass(frozen=True)
+class MadePart:
+    """Bytes that are made while they are sent."""
+
+    name: str
+    media_type: str
+    size: int
+    make: Callable[[], Iterator[bytes]]
+
+    def pieces(self) -> Iterator[bytes]:
+        return self.make()
+
 
 class Body(Payload):
-    """Bytes and parts of files, one after the other, in constant memory. Can be sent again: each time it begins anew.
+    """Bytes and parts, one after the other, in constant memory. Can be sent again: each time it begins anew.
 
-    A file that turns out shorter than it was is `changed`, and what was sent of it is broken off.
+    A part that turns out shorter than it was is `changed`, and what was sent of it is broken off.
     """
 
     #: Called with the bytes sent so far and all of them.
@@ -157,7 +190,7 @@ class Body(Payload):
     #: Called after each piece that the socket took.
     moved: Callable[[int], None] | None = None
 
-    def __init__(self, parts: Sequence[bytes | FilePart], media_type: str) -> None:
+    def __init__(self, parts: Sequence[bytes | Part], media_type: str) -> None:
         super().__init__(parts, content_type=media_type)
         self._parts = parts
         self._size = sum(len(part) if isinstance(part, bytes) else part.size for part in parts)
@@ -173,7 +206,7 @@ class Body(Payload):
             if isinstance(part, bytes):
                 await self._pieces(writer, part)
             else:
-                await self._file(writer, part)
+                await self._part(writer, part)
 
     async def _pieces(self, writer: AbstractStreamWriter, data: bytes) -> None:
         view = memoryview(data)
@@ -186,33 +219,30 @@ class Body(Payload):
             if self.progress is not None:
                 self.progress(self.sent, self._size or 0)
 
-    async def _file(self, writer: AbstractStreamWriter, part: FilePart) -> None:
-        left = part.size
+    async def _part(self, writer: AbstractStreamWriter, part: Part) -> None:
         try:
-            with part.path.open("rb") as file:
-                file.seek(part.offset)
-                while left:
-                    data = await asyncio.to_thread(file.read, min(READ, left))
-                    if not data:
-                        raise DeliveryFailed("changed", f"{part.path.name} became shorter while it was sent")
-                    left -= len(data)
-                    await self._pieces(writer, data)
+            left, pieces = part.size, part.pieces()
+            while data := await asyncio.to_thread(next, pieces, b""):
+                left -= len(data)
+                await self._pieces(writer, data)
+            if left:
+                raise DeliveryFailed("changed", f"{part.name or 'the file'} became shorter while it was sent")
         except DeliveryFailed as error:
             self.failed = error
             raise
         except FileNotFoundError as error:
-            self.failed = DeliveryFailed("missing", f"{part.path.name} vanished while it was sent")
+            self.failed = DeliveryFailed("missing", f"{part.name or 'the file'} vanished while it was sent")
             raise self.failed from error
 
 
-def multipart(fields: Mapping[str, str], file: FilePart | None = None, file_field: str = "file") -> Body:
+def multipart(fields: Mapping[str, str], file: Part | None = None, file_field: str = "file") -> Body:
     """A form (RFC 7578) with these fields and then the file, of known length."""
     boundary = f"labledger-{random_names.token_hex(16)}"
-    parts: list[bytes | FilePart] = [
+    parts: list[bytes | Part] = [
         _part_head(boundary, name) + value.encode() + b"\r\n" for name, value in fields.items()
     ]
     if file is not None:
-        parts += [_part_head(boundary, file_field, file.name or file.path.name, file.media_type), file, b"\r\n"]
+        parts += [_part_head(boundary, file_field, file.name or "file", file.media_type), file, b"\r\n"]
     parts.append(f"--{boundary}--\r\n".encode())
     return Body(parts, f"multipart/form-data; boundary={boundary}")
 
