@@ -1,0 +1,5 @@
+"""MaskHub: where the measurements of a mask's dies are kept and analysed. In the settings: adapter = "maskhub"."""
+
+from adapters.maskhub.maskhub_adapter import Target
+
+__all__ = ["Target"]
