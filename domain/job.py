@@ -184,7 +184,9 @@ class SucceedJob(Command):
 
 
 class FailJob(Command):
-    """`at` is when it failed; `jitter` a random number in 0..1 that spreads the retries of many jobs."""
+    """`at` is when it failed; `jitter` a random number in 0..1 that spreads the retries of many jobs.
+
+    `wait_s`, where the worker knows better than the job's own backoff (it was asked to come later): how long to wait."""
 
     job_id: UUID
     attempt: int
@@ -192,6 +194,7 @@ class FailJob(Command):
     kind: Literal["transient", "permanent"]
     at: AwareDatetime
     jitter: float = Field(default=1.0, ge=0, le=1)
+    wait_s: float | None = Field(default=None, ge=0, le=86400 * 7)
 
 
 class ReleaseJob(Command):
@@ -328,7 +331,7 @@ def _fail(job: Job, submitted: JobSubmitted, command: FailJob, name: str) -> lis
     final = command.kind == "permanent" or job.attempt >= job.last_attempt
     # Counted within the attempts granted last: after a retry by a person the delays begin small again.
     turn = submitted.max_attempts - (job.last_attempt - job.attempt)
-    wait_s = backoff_s(submitted.backoff_s, turn, command.jitter)
+    wait_s = backoff_s(submitted.backoff_s, turn, command.jitter) if command.wait_s is None else command.wait_s
     return [
         JobFailed(
             job_id=command.job_id,

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeVar
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar, runtime_checkable
 from uuid import UUID
 
 #: A channel's value: a number, a text, a truth value, or a numpy array.
@@ -255,6 +255,22 @@ class DeliveryFailed(Exception):
 
 
 @dataclass(frozen=True)
+class RetryPolicy:
+    """What of `PASSING` is tried again: `max_retries` attempts in all, the n-th failure waits `multiplier` * 2 ** (n - 1) s, at
+    least `min_wait_s`, at most `max_wait_s`, and up to a quarter more so that many do not come back at once."""
+
+    max_retries: int = 8
+    multiplier: float = 2.0
+    min_wait_s: float = 1.0
+    max_wait_s: float = 900.0
+
+    def wait_s(self, failures: int, jitter: float) -> float:
+        """Seconds to wait after the n-th failure; `jitter` in 0..1."""
+        wait_s = min(self.max_wait_s, max(self.min_wait_s, self.multiplier * 2.0 ** min(failures - 1, 60)))
+        return wait_s * (1 + 0.25 * jitter)
+
+
+@dataclass(frozen=True)
 class Shipment:
     """What one attempt is to bring to a target.
 
@@ -312,6 +328,16 @@ class TargetContext:
 
     environ: Mapping[str, str]
     nats: Callable[[], Awaitable[Any]]
+
+
+@runtime_checkable
+class HasRetryNumbers(Protocol):
+    """A target whose system has a configuration of its own with retry numbers in it."""
+
+    @property
+    def retry(self) -> Mapping[str, float]:
+        """By the names of `RetryPolicy`, as far as they are set there. What our settings say goes before them."""
+        ...
 
 
 class Target(Protocol):

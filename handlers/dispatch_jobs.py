@@ -41,7 +41,8 @@ async def dispatch_job(event: JobDispatched, at: Reaction) -> None:
     )
     bus: Bus = at.ledger.store.bus
     if event.job_kind != "scan":
-        await send_work(bus, ANY, work)
+        # A delivery goes to the workers of its target, anything else to whoever has the trade.
+        await send_work(bus, str(job.submitted.spec.get("target_id", ANY)), work)
         return
     station = await station_for(at.ledger, job.submitted.claims)
     await send_work(bus, station or ASSIGN, work)

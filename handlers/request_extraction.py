@@ -10,7 +10,6 @@ from uuid import UUID
 from bus.commands import handles
 from bus.envelope import Meta
 from bus.ledger import Ledger, Outcome, Transaction
-from domain.batch import AddToBatch
 from domain.errors import NotFound, WrongState
 from domain.extraction import (
     QUEUE,
@@ -29,8 +28,9 @@ from domain.graph_image import (
 )
 from domain.job import SubmitJob
 from domain.product import AddImage, Product, RemoveImage
-from domain.queue import AddJob, CreateQueue, Queue
+from domain.queue import CreateQueue
 from domain.spice_model import PlaceFit, RequestFit
+from handlers.enqueue import enqueue
 
 EXTRACTION, SPICE_FIT = "extraction", "spice_fit"
 
@@ -39,12 +39,11 @@ EXTRACTION, SPICE_FIT = "extraction", "spice_fit"
 ATTEMPTS = 10
 BACKOFF_S = 2.0
 #: The queue that is made with the first extraction: urgent ones first, and so many at once over all workers.
-MAX_CONCURRENT = 8
+NEW_QUEUE = CreateQueue(queue_id=QUEUE, order="priority", max_concurrent=8)
 
 
-async def enqueue(tx: Transaction, kind: str, job_id: UUID, spec: dict[str, Any], order: Any, title: str) -> None:
-    """Submit a job, put it into its queue, and into its batch. `order` has queue_id, priority and batch_id."""
-    job = SubmitJob(
+def _job(kind: str, job_id: UUID, spec: dict[str, Any], order: RequestExtraction | RequestFit, title: str) -> SubmitJob:
+    return SubmitJob(
         job_id=job_id,
         queue_id=order.queue_id,
         job_kind=kind,
@@ -55,16 +54,6 @@ async def enqueue(tx: Transaction, kind: str, job_id: UUID, spec: dict[str, Any]
         title=title,
         batch_id=order.batch_id,
     )
-    if order.batch_id is not None:
-        await tx.decide("batch", str(order.batch_id), AddToBatch(batch_id=order.batch_id, job_id=job_id))
-    submitted = await tx.decide("job", str(job_id), job)
-    queue: Queue = await tx.state("queue", order.queue_id)
-    if queue.state == "none" and order.queue_id == QUEUE:
-        made = CreateQueue(queue_id=QUEUE, order="priority", max_concurrent=MAX_CONCURRENT)
-        await tx.decide("queue", QUEUE, made)
-    if submitted:  # else it is a repeat, and the job may have left the queue long ago
-        add = AddJob(queue_id=order.queue_id, job_id=job_id, job_kind=kind, priority=order.priority, title=title)
-        await tx.decide("queue", order.queue_id, add)
 
 
 async def place_extraction(tx: Transaction, request: RequestExtraction) -> None:
@@ -83,7 +72,7 @@ async def place_extraction(tx: Transaction, request: RequestExtraction) -> None:
     order = PlaceExtraction(extraction_id=request.extraction_id, request=request, estimated_s=seconds)
     await tx.decide("extraction", str(request.extraction_id), order)
     spec: dict[str, Any] = {"extraction_id": str(request.extraction_id)}
-    await enqueue(tx, EXTRACTION, request.extraction_id, spec, request, title)
+    await enqueue(tx, _job(EXTRACTION, request.extraction_id, spec, request, title), NEW_QUEUE)
 
 
 async def _corrected(tx: Transaction, request: RequestExtraction) -> RequestExtraction:
@@ -172,7 +161,8 @@ async def request_fit(command: RequestFit, ledger: Ledger, meta: Meta) -> Outcom
         order = PlaceFit(spice_model_id=product_id, request=command, extraction_ids=chosen)
         await tx.decide("spice_model", product_id, order)
         spec: dict[str, Any] = {"spice_model_id": product_id, "fit_id": str(command.fit_id)}
-        await enqueue(tx, SPICE_FIT, command.fit_id, spec, command, f"model of {product.part_number}"[:200])
+        title = f"model of {product.part_number}"[:200]
+        await enqueue(tx, _job(SPICE_FIT, command.fit_id, spec, command, title), NEW_QUEUE)
 
     return await ledger.transact(request, meta, lock=("queue", command.queue_id))
 

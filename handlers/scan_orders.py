@@ -12,11 +12,14 @@ from bus.commands import handles
 from bus.envelope import Meta
 from bus.ledger import Ledger, Outcome, Transaction
 from domain import equipment
+from domain.delivery import RetryDelivery
 from domain.errors import NotFound, WrongState
 from domain.job import CancelJob, Job, ReplaceJob, RetryJob, SubmitJob, WakeJob
 from domain.plan import instruments
-from domain.queue import AddJob, FinishJob, ReplaceJobInQueue, RequeueJob
+from domain.queue import AddJob, FinishJob, ReplaceJobInQueue
 from domain.scan import AbortScan, RequestScan, RestartScan, Scan, ScanAborted, ScanRestarted
+from handlers.enqueue import requeue
+from handlers.request_delivery import DELIVERY, retry_delivery
 
 #: A scan is continued after a crash within the same attempt of its job; a job that failed is restarted by a person.
 SCAN_ATTEMPTS = 1
@@ -127,15 +130,18 @@ async def restart_scan(command: RestartScan, ledger: Ledger, meta: Meta) -> Outc
 
 @handles(RetryJob)
 async def retry_job(command: RetryJob, ledger: Ledger, meta: Meta) -> Outcome:
-    """Run a failed or cancelled job again. A scan's job is retried by restarting the scan."""
+    """Run a failed or cancelled job again. A scan's job is retried by restarting the scan, a delivery's with the delivery."""
     job: Job = (await ledger.refresh("job", str(command.job_id))).state
-    if job.submitted is not None and job.submitted.job_kind == "scan" and job.state in ("failed", "cancelled"):
-        scan_id = UUID(str(job.submitted.spec["scan_id"]))
-        return await restart_scan(RestartScan(scan_id=scan_id), ledger, meta)
+    if job.submitted is not None and job.state in ("failed", "cancelled"):
+        spec = job.submitted.spec
+        if job.submitted.job_kind == "scan":
+            return await restart_scan(RestartScan(scan_id=UUID(str(spec["scan_id"]))), ledger, meta)
+        if job.submitted.job_kind == DELIVERY:
+            return await retry_delivery(RetryDelivery(delivery_id=UUID(str(spec["delivery_id"]))), ledger, meta)
 
     async def again(tx: Transaction) -> None:
         if await tx.decide("job", str(command.job_id), command):
-            await _requeue(tx, command.job_id, "retried")
+            await requeue(tx, command.job_id, "retried")
 
     return await ledger.transact(again, meta, lock=("job", str(command.job_id)))
 
@@ -147,21 +153,6 @@ async def wake_job(command: WakeJob, ledger: Ledger, meta: Meta) -> Outcome:
         if job.submitted is None:
             raise NotFound(f"there is no job {command.job_id}")
         if job.state == "retrying":  # else the timer comes late, and there is nothing left to wake
-            await _requeue(tx, command.job_id, "its time has come")
+            await requeue(tx, command.job_id, "its time has come")
 
     return await ledger.transact(wake, meta, lock=("job", str(command.job_id)))
-
-
-async def _requeue(tx: Transaction, job_id: UUID, reason: str) -> None:
-    job: Job = await tx.state("job", str(job_id))
-    assert job.submitted is not None
-    order = RequeueJob(
-        queue_id=job.submitted.queue_id,
-        job_id=job_id,
-        job_kind=job.submitted.job_kind,
-        priority=job.submitted.priority,
-        claims=job.submitted.claims,
-        title=job.submitted.title,
-        reason=reason,
-    )
-    await tx.decide("queue", job.submitted.queue_id, order)

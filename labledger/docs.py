@@ -89,7 +89,13 @@ _WATCH = "the watchdog in commands, or the station's next run"
 
 #: Who writes an event: by its name, else by its kind.
 WRITERS: Mapping[str, str] = {
+    "artifact": _COMMANDS,
     "batch": _COMMANDS,
+    "delivery": _WORKER,
+    "delivery.cancelled": _REACTION,
+    "delivery.parked": "the worker; commands when its last attempt died with one",
+    "delivery.requested": "commands (on an order or as a reaction)",
+    "delivery.retried": _COMMANDS,
     "equipment": _COMMANDS,
     "equipment.answers_again": "the station",
     "equipment.identified": "the station",
@@ -136,6 +142,8 @@ WRITERS: Mapping[str, str] = {
     "spice_model.fit_requested": _COMMANDS,
     "station": "the station",
     "station.lost": _WATCH,
+    "target": _WORKER,
+    "target.tested": _COMMANDS,
 }
 
 #: Units by the end of a name. The longest that fits counts.

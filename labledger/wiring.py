@@ -208,7 +208,8 @@ async def run_station(settings: Settings, stopped: asyncio.Event, name: str) -> 
 async def run_extract(settings: Settings, stopped: asyncio.Event, **ports: str) -> None:
     """Do extractions and model fits, until stopped. `ports`: an `extractor` or `fitter` in place of ours, as `module:name`."""
     from adapters.processes.pool import ProcessPool
-    from handlers.run_extractions import TRADES, Worker, WorkerSettings
+    from handlers.run_extractions import trades
+    from handlers.worker import Worker
 
     connection = settings.connection(Role.EXTRACT)
     bus = await connected(connection, "labledger-extract")
@@ -221,9 +222,9 @@ async def run_extract(settings: Settings, stopped: asyncio.Event, **ports: str) 
         {"blob_dir": str(settings.blob_dir.absolute()), "llm": llm} | ports,
     )
     limits = {"extraction": settings.extract.limit_s, "spice_fit": settings.extract.fit_limit_s}
-    worker = Worker(bus, Ledger(EventStore(bus, patience_s=60)), pool, WorkerSettings(limits))
+    worker = Worker(bus, Ledger(EventStore(bus, patience_s=60)), trades(pool, limits))
     broker = brokers.make_broker(list(connection.nats_urls), "labledger-extract-work", connection.credentials)
-    for kind in TRADES:
+    for kind in worker.trades:
         brokers.subscribe(
             broker,
             worker.on_work,

@@ -4,8 +4,9 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,13 +62,13 @@ class LocalBlobs:
         return data
 
     @contextmanager
-    def local(self, sha256: str) -> Iterator[Path]:
+    def local(self, sha256: str) -> Generator[Path]:
         with self._open(sha256) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 raise self._damaged(sha256)
         yield self.path(sha256)
 
-    def _open(self, sha256: str) -> BinaryIO:
+    def _open(self, sha256: str) -> BufferedReader:
         try:
             return self.path(sha256).open("rb")
         except FileNotFoundError:

@@ -27,7 +27,8 @@ from domain.graph_image import GraphImage
 from domain.job import Job, ReleaseJob
 from domain.product import Product
 from domain.spice_model import SpiceModel
-from handlers.run_extractions import TRADES, Worker, WorkerSettings
+from handlers.run_extractions import trades
+from handlers.worker import Worker, WorkerSettings
 from labledger.picture_file import look_at
 from tests.curves import picture
 from tests.integration.bus.place import Place, until
@@ -44,15 +45,16 @@ class RunningWorker:
         ports = {"extractor": "tests.curves:FastExtractor", "fitter": "tests.curves:FastFitter"}
         self.pool = ProcessPool(slots, "labledger.pooled:tasks", {"blob_dir": str(folder / "blobs")} | ports)
         limits = {"extraction": 20.0, "spice_fit": 20.0}
-        self.settings = WorkerSettings(**{"limit_s": limits, "grace_s": 0.5, "ack_wait_s": ACK_WAIT_S} | settings)
+        self.limits_s = limits | settings.pop("limit_s", {})
+        self.settings = WorkerSettings(**{"grace_s": 0.5, "ack_wait_s": ACK_WAIT_S} | settings)
 
     async def start(self) -> "RunningWorker":
         place: Place = self.lab.place
         credentials = place.credentials("extract")
         self.bus: Bus = await connect(place.server.url, "worker", credentials)
-        self.worker = Worker(self.bus, Ledger(EventStore(self.bus)), self.pool, self.settings)
+        self.worker = Worker(self.bus, Ledger(EventStore(self.bus)), trades(self.pool, self.limits_s), self.settings)
         self.broker = brokers.make_broker(place.server.url, "worker-work", credentials)
-        for kind in TRADES:
+        for kind in self.worker.trades:
             brokers.subscribe(
                 self.broker,
                 self.worker.on_work,
