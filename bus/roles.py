@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-STREAMS = ("EVT", "CMD", "TIM", "SNAP", "PARK", "OUT", "BEAT")
+STREAMS = ("EVT", "CMD", "TIM", "SNAP", "PARK", "OUT", "BEAT", "KV_pointers", "KV_newest")
 
 #: What EVT republishes for live listeners, as `live.evt.<kind>.<id>`, each with its sequence in a header.
 LIVE_PREFIX = "live"
@@ -124,8 +124,8 @@ RIGHTS: Mapping[Role, Rights] = {
     # It does what queues dispatch, and says what came of it.
     Role.EXTRACT: Rights("LAB", ("evt.>", "snap.>", *_reads("EVT", "CMD", "SNAP")), (f"{LIVE_PREFIX}.>",)),
     # Not `cmd.work.>`: what a queue dispatched is not for others to say.
-    Role.PUBLISHER: Rights("PUBLISHERS", ("cmd.*.*", *_asks("EVT", "OUT")), (f"{LIVE_PREFIX}.>",)),
-    Role.DASHBOARD: Rights("DASHBOARDS", _asks("EVT"), (f"{LIVE_PREFIX}.>", "beat.>")),
+    Role.PUBLISHER: Rights("PUBLISHERS", ("cmd.*.*", *_asks("EVT", "OUT", "KV_pointers")), (f"{LIVE_PREFIX}.>",)),
+    Role.DASHBOARD: Rights("DASHBOARDS", _asks("EVT", "KV_pointers"), (f"{LIVE_PREFIX}.>", "beat.>")),
     Role.AUDITOR: Rights("AUDITORS", (*_asks(*STREAMS), *_WATCHES), (f"{LIVE_PREFIX}.>", "beat.>")),
 }
 

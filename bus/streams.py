@@ -16,11 +16,26 @@ HOUR_NS = 3600 * 1_000_000_000
 VERSION = "1"
 
 EVT, CMD, TIM, SNAP, PARK, OUT, BEAT = "EVT", "CMD", "TIM", "SNAP", "PARK", "OUT", "BEAT"
+#: Key-value buckets: what others read, and what a worker notes for itself. Any client of NATS' key-value store can read the first.
+POINTERS, NEWEST = "pointers", "newest"
 
 #: A command larger than this is refused by the server with words (err_code 10054).
 MAX_COMMAND_BYTES = 512 * 1024
 
 _FILE: dict[str, Any] = {"storage": "file", "retention": "limits", "allow_direct": True, "discard": "old"}
+
+
+def _bucket(name: str, description: str, history: int) -> dict[str, Any]:
+    """As NATS makes the stream of a key-value bucket."""
+    return _FILE | {
+        "subjects": [f"$KV.{name}.>"],
+        "description": description,
+        "discard": "new",
+        "max_msgs_per_subject": history,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+    }
+
 
 STREAMS: dict[str, dict[str, Any]] = {
     EVT: _FILE
@@ -60,6 +75,8 @@ STREAMS: dict[str, dict[str, Any]] = {
     # On file: a stream in memory is gone as a whole, and not just empty, after a restart of its only server, and no
     # station would ever be trusted again.
     BEAT: _FILE | {"subjects": ["beat.>"], "description": "heartbeats of stations", "max_msgs_per_subject": 1},
+    f"KV_{POINTERS}": _bucket(POINTERS, "published pointers by their key", 5),
+    f"KV_{NEWEST}": _bucket(NEWEST, "the newest of each key of outside stores that know no order", 1),
 }
 
 

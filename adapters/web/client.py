@@ -335,6 +335,9 @@ class Web:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._options.connect_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
+            # Else aiohttp sends a PUT or DELETE again by itself when a connection that it reused breaks, also after the first
+            # one was done. There is no public switch.
+            self._session._retry_connection = False  # pyright: ignore[reportPrivateUsage]
         return self._session
 
     async def request(

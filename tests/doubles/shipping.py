@@ -79,9 +79,10 @@ async def ship(folder: Path) -> None:
     said = json.loads((folder / "target.json").read_text())
     nats = no_nats
     if said.get("nats"):
-        from bus.connection import connect
+        from bus.connection import Credentials, connect
 
-        nats_bus = await connect(said["nats"], "shipper")
+        login = said["nats"]
+        nats_bus = await connect(login.pop("url"), "shipper", Credentials(**login))
 
         async def nats() -> Any:
             return nats_bus

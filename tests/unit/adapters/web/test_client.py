@@ -149,6 +149,15 @@ async def test_a_lost_reply_is_not_taken_for_a_failure_without_effect(client: We
     assert echo.kept == [b"x"]
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])
+async def test_nothing_is_sent_twice_behind_our_back(client: Web, echo: Echo, method: str) -> None:
+    await client.request("GET", "/echo/first")  # so that the connection is a reused one
+    echo.fail("drop_after", path="second")
+    with pytest.raises(NoAnswer):
+        await client.request(method, "/echo/second", body=b"x" if method == "PUT" else None)
+    assert echo.count(path="second") == 1
+
+
 async def test_a_refused_connection_is_known_to_have_done_nothing(echo: Echo) -> None:
     client = client_of(echo)
     await echo.stop()
