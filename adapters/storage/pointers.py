@@ -84,7 +84,7 @@ class Shelf:
         try:
             found = await (await self.bucket()).get(key)
         except NoBucket as error:
-            raise DeliveryFailed("misconfigured", f"{error}; `labledger run provision` makes ours") from None
+            raise DeliveryFailed("misconfigured", f"{error}; `labledger provision` makes ours") from None
         except Unavailable as error:
             raise DeliveryFailed("unreachable", f"bucket {self._name}: {error}") from None
         except BusError as error:
