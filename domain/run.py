@@ -22,6 +22,7 @@ from uuid import UUID, uuid5
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from domain.aggregate import Aggregate
+from domain.artifact import FileName, MediaType
 from domain.errors import AlreadyExists, NotFound, OutOfLimits, Refused, WrongState
 from domain.events import Command, Event, Id
 from domain.sample import Sha256
@@ -35,8 +36,6 @@ Inherited = Annotated[str, StringConstraints(max_length=200, strip_whitespace=Tr
 Text = Annotated[str, StringConstraints(max_length=2000)]
 #: Tells one order from another under the same id.
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-FileName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f]{1,255}$")]
-MediaType = Annotated[str, StringConstraints(pattern=r"^[\w.+-]{1,100}/[\w.+-]{1,100}$")]
 
 PARQUET = "application/vnd.apache.parquet"
 #: A larger one goes on as another run of ours with the same `run_name`: at the target both are one. So many still fit a snapshot.

@@ -53,13 +53,11 @@ class FileSettings(BaseModel):
 
     @property
     def retry(self) -> dict[str, float]:
-        """The numbers of it that are about retries, as `[targets.NAME.retry]` calls them."""
-        said = {
-            "max_retries": self.max_retries,
-            "multiplier": self.retry_multiplier,
-            "min_wait_s": self.retry_min_wait,
-        }
-        return {name: value for name, value in said.items() if value is not None}
+        """The numbers of it that are about retries, as `domain.ports.RetryPolicy` calls them; completed as MaskHub's own client
+        has them if it says any."""
+        said = {"max_retries": self.max_retries, "multiplier": self.retry_multiplier, "min_wait_s": self.retry_min_wait}
+        given = {name: value for name, value in said.items() if value is not None}
+        return {"max_retries": 5, "multiplier": 2.0, "min_wait_s": 15.0} | given if given else {}
 
 
 @dataclass(frozen=True)

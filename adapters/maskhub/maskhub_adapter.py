@@ -28,8 +28,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
-from adapters.maskhub.config import Config, find
 from adapters.maskhub.config import Options as MaskHubOptions
+from adapters.maskhub.config import find
 from adapters.web.client import BadStatus, FilePart, NoAnswer, Reply, Web, multipart, tally
 from domain.ports import Arrived, Check, DeliveryFailed, Shipment, TargetContext
 
@@ -122,21 +122,14 @@ class Target:
     def __init__(self, name: str, options: MaskHubOptions, context: TargetContext) -> None:
         self.name = name
         self._options = options
-        self._environ = context.environ
-        self._found: Config | None = None
+        #: Addresses and token are looked for here, and nowhere later; that a file is read for it is all that is done.
+        self._config = find(options, context.environ)
         self._web: Web | None = None
         self._stations = asyncio.Lock()
 
     @property
-    def _config(self) -> Config:
-        """Looked for once, when it is first asked for."""
-        if self._found is None:
-            self._found = find(self._options, self._environ)
-        return self._found
-
-    @property
     def retry(self) -> Mapping[str, float]:
-        """What a maskhub_config.json says of retries. It holds where the lab's settings say nothing."""
+        """What a maskhub_config.json says of retries."""
         return self._config.settings.retry
 
     def missing(self) -> Sequence[str]:
@@ -202,7 +195,7 @@ class Target:
         # [assume] A 409 has the id of the run that there is.
         repeat = reply.status == 409
         run_id = _id(reply.fields(), "conflict" if repeat else "server_error", f"run {step.run_name!r}")
-        proof = {"run_id": run_id, "run_name": step.run_name, "project_id": project_id, "teststation_id": station_id}
+        proof = {"remote_id": run_id, "run_name": step.run_name, "project_id": project_id, "teststation_id": station_id}
         return "existed" if repeat else "stored", self._api(f"/runs/{run_id}"), proof
 
     async def _project_of(self, mask_id: int) -> int:
@@ -275,7 +268,7 @@ class Target:
             text = f"MaskHub has measurement {said.get('id')} under our key with another file; look at it there"
             raise DeliveryFailed("mismatch", text)
         id_ = said.get("id")
-        proof = {"measurement_id": id_, "key": step.key, "sha256": shipment.sha256, "asked": asked}
+        proof = {"remote_id": id_, "key": step.key, "sha256": shipment.sha256, "asked": asked}
         return outcome, self._v3(f"/measurements/{id_}"), proof
 
     async def _measurement(self, asked: Mapping[str, str], key: str) -> Found:
@@ -297,7 +290,7 @@ class Target:
             return _object(reply)
 
         outcome, said = await self._once(shipment, lambda: self._attachment(step.run_id, step.file_name), send)
-        proof = {"attachment_id": said.get("id"), "run_id": step.run_id, "name": step.file_name}
+        proof = {"remote_id": said.get("id"), "run_id": step.run_id, "name": step.file_name}
         return outcome, self._api(f"/runs/{step.run_id}"), proof
 
     async def _attachment(self, run_id: str, name: str) -> Found:
@@ -413,8 +406,8 @@ class Target:
             case "run" | "analysis":
                 found = await self._run(str(proof["run_name"]))
                 checks = [_there(found, f"run {proof['run_name']!r}")]
-                if found is not None and "run_id" in proof:
-                    checks.append(_same("id", str(proof["run_id"]), str(found.get("id"))))
+                if found is not None and proof["step"] == "run":
+                    checks.append(_same("id", str(proof["remote_id"]), str(found.get("id"))))
                 if found is not None and proof["step"] == "analysis":
                     checks.append(_same("analysis started", "True", str(found.get("die_analysis_triggered"))))
                 return checks
@@ -423,9 +416,9 @@ class Target:
                 return [_there(found, f"attachment {proof['name']!r}")]
             case _:
                 found = await self._measurement(proof["asked"], str(proof["key"]))
-                checks = [_there(found, f"measurement {proof['measurement_id']}")]
+                checks = [_there(found, f"measurement {proof['remote_id']}")]
                 if found is not None:
-                    checks.append(_same("id", str(proof["measurement_id"]), str(found.get("id"))))
+                    checks.append(_same("id", str(proof["remote_id"]), str(found.get("id"))))
                     checks.append(_same("sha256", str(sha256), str(_meta(found).get(HASH))))
                 return checks
 

@@ -1,9 +1,11 @@
 """MaskHub as the reference says it is: authorisation, validation, and no idempotency key.
 
 What is stored can be counted by our delivery key, which MaskHub itself does not look at. Switches: `lookups` False takes the questions away that
-a real one may not have; `hide_meta` answers them without `meta`; `pages` answers with the first item of a longer list.
+a real one may not have; `hide_meta` answers them without `meta`; `pages` answers with the first item of a longer list; `takes_s` is how long it
+takes to store a measurement, and `most_at_once` says how many it stored at once.
 """
 
+import asyncio
 import hashlib
 import json
 import re
@@ -45,6 +47,8 @@ class MaskHub(Double):
         self.lookups = True
         self.hide_meta = False
         self.pages = False
+        self.takes_s = 0.0
+        self.under_way = self.most_at_once = 0
         self.masks: dict[int, int] = {42: 7}
         self.stations: list[dict[str, Any]] = []
         self.heartbeats: list[dict[str, Any]] = []
@@ -167,6 +171,10 @@ class MaskHub(Double):
                 json.loads(fields[name])
             except ValueError:
                 return no(422, f"{name} is no JSON")
+        self.under_way += 1
+        self.most_at_once = max(self.most_at_once, self.under_way)
+        await asyncio.sleep(self.takes_s)
+        self.under_way -= 1
         told = {"id": len(self.measurements) + 1001, **fields, **files["raw_data"]}
         self.measurements.append(told)
         return web.json_response({"id": told["id"]})

@@ -4,14 +4,14 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from adapters.maskhub import Target
 from adapters.maskhub.config import Config, Options, find
-from domain.ports import TargetContext
+from domain.ports import RetryPolicy, TargetContext
 
 ENV = {"MASKHUB_API": "http://env/api/", "MASKHUB_API_V3": "http://env/api/v3", "MASKHUB_API_TOKEN": "env-token"}
 CREDENTIALS = {"api_url": "http://file/api", "api_v3_url": "http://file/api/v3", "api_token": "file-token"}
@@ -123,8 +123,20 @@ def test_retry_numbers_of_the_file_apply_wherever_the_credentials_come_from(envi
 
 def test_a_file_may_leave_the_numbers_out() -> None:
     write(Path("maskhub_config.json"), {"credentials": CREDENTIALS, "settings": {"max_retries": 2}})
-    assert target().retry == {"max_retries": 2}
-    assert target(ENV).retry == {"max_retries": 2}
+    assert target().retry == target(ENV).retry == {"max_retries": 2, "multiplier": 2.0, "min_wait_s": 15.0}
+
+
+def test_its_numbers_mean_what_they_mean_to_its_own_client() -> None:
+    """Five attempts, 15, 15, 15 and 16 s apart: the floor hides the exponent until the last."""
+    write(Path("maskhub_config.json"), {"credentials": CREDENTIALS, "settings": {"max_retries": 5}})
+    policy = RetryPolicy(**cast("Any", target().retry))
+    assert policy.max_retries == 5
+    assert [policy.wait_s(failures, 0.0) for failures in range(1, 5)] == [15, 15, 15, 16]
+
+
+def test_without_numbers_the_lab_decides() -> None:
+    write(Path("maskhub_config.json"), {"credentials": CREDENTIALS, "settings": {"timeout": 10}})
+    assert target().retry == {}
 
 
 @pytest.mark.parametrize(

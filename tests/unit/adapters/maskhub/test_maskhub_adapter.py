@@ -9,14 +9,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import SecretStr
 
 from adapters.maskhub import Target
-from adapters.maskhub.config import Options
-from adapters.web.client import HttpOptions
-from domain.ports import PASSING, DeliveryFailed, Shipment, TargetContext
+from domain.ports import PASSING, DeliveryFailed
 from domain.run import delivery_key
 from tests.doubles.maskhub import TOKEN, MaskHub
+from tests.doubles.shipping import Dock, make
 
 RAW = b"PAR1" + bytes(range(256)) * 400 + b"PAR1"
 RUN = {
@@ -31,40 +29,6 @@ RUN = {
     "guid": str(UUID(int=5)),
 }
 ANALYSIS = {"step": "analysis", "run_name": "EDWA / run 7", "station": "bench"}
-
-
-class Ledger:
-    """What the core keeps of one delivery over its attempts."""
-
-    def __init__(self, options: Mapping[str, Any], path: Path | None = None) -> None:
-        self.options, self.path = options, path
-        self.attempt = 0
-        self.checkpoint: Mapping[str, Any] | None = None
-        self.kept: list[Mapping[str, Any]] = []
-        self.told: list[tuple[float, str]] = []
-
-    def shipment(self) -> Shipment:
-        self.attempt += 1
-        data = self.path.read_bytes() if self.path else b""
-
-        async def keep(checkpoint: Mapping[str, Any]) -> None:
-            self.checkpoint = checkpoint
-            self.kept.append(checkpoint)
-
-        return Shipment(
-            delivery_id=UUID(int=1),
-            attempt=self.attempt,
-            key="",
-            path=self.path,
-            sha256=hashlib.sha256(data).hexdigest() if self.path else None,
-            size=len(data),
-            media_type="application/vnd.apache.parquet",
-            file_name="data.parquet",
-            options=self.options,
-            checkpoint=self.checkpoint,
-            report=lambda percent, note: self.told.append((percent, note)),
-            keep=keep,
-        )
 
 
 def measurement(number: int = 1, **more: Any) -> dict[str, Any]:
@@ -95,11 +59,7 @@ async def hub() -> AsyncIterator[MaskHub]:
 
 
 def target_of(environ: Mapping[str, str], **options: Any) -> Target:
-    async def nats() -> Any:
-        raise AssertionError("MaskHub needs no NATS")
-
-    options = {"http": HttpOptions(connect_s=0.5, idle_s=0.5, answer_s=0.5)} | options
-    return Target("maskhub", Options.model_validate(options), TargetContext(environ=environ, nats=nats))
+    return make("maskhub", {"http": {"connect_s": 0.5, "idle_s": 0.5, "answer_s": 0.5}} | options, environ)
 
 
 @pytest.fixture
@@ -119,7 +79,7 @@ def raw(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def opened(hub: MaskHub, target: Target) -> Target:
-    await target.deliver(Ledger(RUN).shipment())
+    await target.deliver(Dock(None, options=RUN).next())
     hub.requests.clear()
     return target
 
@@ -128,11 +88,11 @@ async def opened(hub: MaskHub, target: Target) -> Target:
 
 
 async def test_the_whole_workflow(hub: MaskHub, target: Target, raw: Path) -> None:
-    run = await target.deliver(Ledger(RUN).shipment())
+    run = await target.deliver(Dock(None, options=RUN).next())
     assert run.outcome == "stored"
     assert run.proof == {
         "step": "run",
-        "run_id": 101,
+        "remote_id": 101,
         "run_name": "EDWA / run 7",
         "project_id": 7,
         "teststation_id": 1,
@@ -145,9 +105,9 @@ async def test_the_whole_workflow(hub: MaskHub, target: Target, raw: Path) -> No
     assert "calibration" not in made and "station" not in made and "mask_id" not in made
     assert hub.stations == [{"id": 1, "name": "bench"}]
 
-    ledger = Ledger(measurement(), raw)
-    stored = await target.deliver(ledger.shipment())
-    assert stored.outcome == "stored" and stored.proof["measurement_id"] == 1001
+    dock = Dock(raw, options=measurement())
+    stored = await target.deliver(dock.next())
+    assert stored.outcome == "stored" and stored.proof["remote_id"] == 1001
     assert stored.requests == 2 and stored.bytes_sent > len(RAW)
     (kept,) = hub.measurements
     assert kept["sha256"] == hashlib.sha256(RAW).hexdigest()
@@ -160,68 +120,68 @@ async def test_the_whole_workflow(hub: MaskHub, target: Target, raw: Path) -> No
         "x_delivery_key": f"{1:064x}",
         "sha256": hashlib.sha256(RAW).hexdigest(),
     }
-    assert ledger.told[-1] == (100.0, "sending ring_1.parquet")
+    assert dock.reports[-1] == (100.0, "sending ring_1.parquet")
 
     report = {"step": "attachment", "run_id": "101", "file_name": "report.pdf", "media_type": "application/pdf"}
-    await target.deliver(Ledger(report, raw).shipment())
+    await target.deliver(Dock(raw, options=report).next())
     (attached,) = hub.attachments
     assert (attached["target_model_name"], attached["target_model_id"]) == ("run", "101")
     assert (attached["name"], attached["file_name"]) == ("report.pdf", "report.pdf")
 
-    await target.deliver(Ledger(ANALYSIS).shipment())
+    await target.deliver(Dock(None, options=ANALYSIS).next())
     assert hub.analyses == ["EDWA / run 7"], "by its name, which is more than a word of a path"
     assert [(one["status"], one["teststation_id"]) for one in hub.heartbeats] == [("running", 1), ("idle", 1)]
 
 
 async def test_a_run_of_this_name_is_gone_on_with(hub: MaskHub, opened: Target) -> None:
-    again = await opened.deliver(Ledger(RUN).shipment())
-    assert (again.outcome, again.proof["run_id"]) == ("existed", 101)
+    again = await opened.deliver(Dock(None, options=RUN).next())
+    assert (again.outcome, again.proof["remote_id"]) == ("existed", 101)
     assert len(hub.runs) == 1 and len(hub.stations) == 1
 
 
 async def test_a_409_that_does_not_say_which_run_is_a_conflict(hub: MaskHub, target: Target) -> None:
     hub.fail("status", method="POST", path="/runs/", status=409, body='{"message": "exists"}')
     with pytest.raises(DeliveryFailed, match="id of run") as caught:
-        await target.deliver(Ledger(RUN).shipment())
+        await target.deliver(Dock(None, options=RUN).next())
     assert caught.value.kind == "conflict"
 
 
 async def test_a_project_that_is_given_needs_no_mask(hub: MaskHub, target: Target) -> None:
-    await target.deliver(Ledger(RUN | {"project_id": 7, "mask_id": 999}).shipment())
+    await target.deliver(Dock(None, options=RUN | {"project_id": 7, "mask_id": 999}).next())
     assert hub.count("GET", "/masks/") == 0
 
 
 async def test_an_unknown_mask_is_refused_in_words(target: Target) -> None:
     with pytest.raises(DeliveryFailed, match="no mask 999") as caught:
-        await target.deliver(Ledger(RUN | {"mask_id": 999}).shipment())
+        await target.deliver(Dock(None, options=RUN | {"mask_id": 999}).next())
     assert caught.value.kind == "refused"
 
 
 async def test_a_station_is_used_if_there_is_one_and_two_of_a_name_are_an_error(hub: MaskHub, target: Target) -> None:
     hub.stations.append({"id": 31, "name": "bench"})
-    run = await target.deliver(Ledger(RUN).shipment())
+    run = await target.deliver(Dock(None, options=RUN).next())
     assert run.proof["teststation_id"] == 31 and len(hub.stations) == 1
     hub.stations.append({"id": 32, "name": "bench"})
     with pytest.raises(DeliveryFailed, match="2 test stations called 'bench'") as caught:
-        await target.deliver(Ledger(RUN).shipment())
+        await target.deliver(Dock(None, options=RUN).next())
     assert caught.value.kind == "conflict"
 
 
 async def test_runs_that_open_at_once_make_their_station_once(hub: MaskHub, target: Target) -> None:
     hub.fail("slow", method="POST", path="/teststations/", seconds=0.1)
-    await asyncio.gather(*(target.deliver(Ledger(RUN | {"run_name": f"run {n}"}).shipment()) for n in range(4)))
+    await asyncio.gather(*(target.deliver(Dock(None, options=RUN | {"run_name": f"run {n}"}).next()) for n in range(4)))
     assert len(hub.stations) == 1 and len(hub.runs) == 4
 
 
 async def test_a_lost_heartbeat_fails_nothing(hub: MaskHub, target: Target) -> None:
     hub.fail("status", path="/heartbeats/", status=500, times=9)
-    await target.deliver(Ledger(RUN).shipment())
+    await target.deliver(Dock(None, options=RUN).next())
     assert len(hub.runs) == 1 and not hub.heartbeats
 
 
 async def test_heartbeats_can_be_left_out(hub: MaskHub, tmp_path: Path) -> None:
     target = target_of({"HOME": str(tmp_path), **hub.environ}, heartbeats=False)
-    await target.deliver(Ledger(RUN).shipment())
+    await target.deliver(Dock(None, options=RUN).next())
     await target.close()
     assert hub.count(path="/heartbeats/") == 0
 
@@ -235,7 +195,7 @@ async def test_nothing_empty_is_sent(hub: MaskHub, opened: Target, tmp_path: Pat
     empty.touch()
     for path in (None, empty):
         with pytest.raises(DeliveryFailed, match="nothing empty is sent") as caught:
-            await opened.deliver(Ledger(measurement(), path).shipment())
+            await opened.deliver(Dock(path, options=measurement()).next())
         assert caught.value.kind == "missing"
     assert not hub.requests
 
@@ -243,17 +203,17 @@ async def test_nothing_empty_is_sent(hub: MaskHub, opened: Target, tmp_path: Pat
 async def test_a_shipment_that_is_no_part_of_a_run_is_refused_in_words(opened: Target, raw: Path) -> None:
     for options in ({}, {"step": "other"}, measurement(die_x="left")):
         with pytest.raises(DeliveryFailed, match="labledger runs") as caught:
-            await opened.deliver(Ledger(options, raw).shipment())
+            await opened.deliver(Dock(raw, options=options).next())
         assert caught.value.kind == "misconfigured"
 
 
-def steps(raw: Path) -> dict[str, tuple[Ledger, str, Callable[[MaskHub], int]]]:
+def steps(raw: Path) -> dict[str, tuple[Dock, str, Callable[[MaskHub], int]]]:
     """Each step that is not idempotent by itself, the path that it posts to, and how often MaskHub has it."""
     report = {"step": "attachment", "run_id": "101", "file_name": "report.pdf", "media_type": "application/pdf"}
     return {
-        "measurement": (Ledger(measurement(), raw), "/v3/measurements", lambda hub: len(hub.measurements)),
-        "attachment": (Ledger(report, raw), "/attachments/", lambda hub: len(hub.attachments)),
-        "analysis": (Ledger(ANALYSIS), "/trigger_die_analysis", lambda hub: len(hub.analyses)),
+        "measurement": (Dock(raw, options=measurement()), "/v3/measurements", lambda hub: len(hub.measurements)),
+        "attachment": (Dock(raw, options=report), "/attachments/", lambda hub: len(hub.attachments)),
+        "analysis": (Dock(None, options=ANALYSIS), "/trigger_die_analysis", lambda hub: len(hub.analyses)),
     }
 
 
@@ -274,13 +234,13 @@ async def test_a_lost_answer_makes_no_second_one(
     step: str, fault: dict[str, Any], hub: MaskHub, opened: Target, raw: Path
 ) -> None:
     """The public client stores a second measurement; and it gives up at a time-out, though nothing is known then."""
-    ledger, path, count = steps(raw)[step]
+    dock, path, count = steps(raw)[step]
     hub.fail(**fault, method="POST", path=path)
     with pytest.raises(DeliveryFailed) as caught:
-        await opened.deliver(ledger.shipment())
+        await opened.deliver(dock.next())
     assert caught.value.kind in PASSING and caught.value.kind in ("unreachable", "timed_out")
-    assert ledger.checkpoint == {"may_have_arrived": True} and count(hub) == 1
-    again = await opened.deliver(ledger.shipment())
+    assert dock.kept[-1] == {"may_have_arrived": True} and count(hub) == 1
+    again = await opened.deliver(dock.next())
     assert again.outcome == "existed" and count(hub) == 1
 
 
@@ -290,13 +250,13 @@ async def test_where_it_cannot_be_found_out_nothing_is_sent_again(
     step: str, fault: dict[str, Any], hub: MaskHub, opened: Target, raw: Path
 ) -> None:
     hub.lookups = False
-    ledger, path, count = steps(raw)[step]
+    dock, path, count = steps(raw)[step]
     hub.fail(**fault, method="POST", path=path)
     with pytest.raises(DeliveryFailed):
-        await opened.deliver(ledger.shipment())
+        await opened.deliver(dock.next())
     for _ in range(2):  # also when a person only says "retry"
         with pytest.raises(DeliveryFailed, match="may have arrived") as caught:
-            await opened.deliver(ledger.shipment())
+            await opened.deliver(dock.next())
         assert caught.value.kind == "unknown" and caught.value.kind not in PASSING
     assert count(hub) == 1 and hub.count("POST", path) == 1
 
@@ -306,16 +266,16 @@ async def test_where_it_cannot_be_found_out_nothing_is_sent_again(
 async def test_a_gateway_that_lost_the_answer_may_hide_that_it_is_there(
     step: str, status: int, hub: MaskHub, opened: Target, raw: Path
 ) -> None:
-    ledger, path, count = steps(raw)[step]
+    dock, path, count = steps(raw)[step]
     hub.lookups = False
     hub.fail("status", method="POST", path=path, status=status)
     with pytest.raises(DeliveryFailed) as caught:
-        await opened.deliver(ledger.shipment())
+        await opened.deliver(dock.next())
     assert caught.value.kind in PASSING
     with pytest.raises(DeliveryFailed, match="may have arrived"):
-        await opened.deliver(ledger.shipment())
+        await opened.deliver(dock.next())
     hub.lookups = True
-    await opened.deliver(ledger.shipment())
+    await opened.deliver(dock.next())
     assert count(hub) == 1
 
 
@@ -332,14 +292,14 @@ async def test_a_gateway_that_lost_the_answer_may_hide_that_it_is_there(
 async def test_what_was_surely_not_taken_is_sent_again_also_without_lookups(
     step: str, fault: dict[str, Any], hub: MaskHub, opened: Target, raw: Path
 ) -> None:
-    ledger, path, count = steps(raw)[step]
+    dock, path, count = steps(raw)[step]
     hub.lookups = False
     hub.fail(**fault, method="POST", path=path)
     with pytest.raises(DeliveryFailed) as caught:
-        await opened.deliver(ledger.shipment())
+        await opened.deliver(dock.next())
     assert caught.value.kind in PASSING
-    assert ledger.checkpoint == {"may_have_arrived": False}
-    assert (await opened.deliver(ledger.shipment())).outcome == "stored"
+    assert dock.kept[-1] == {"may_have_arrived": False}
+    assert (await opened.deliver(dock.next())).outcome == "stored"
     assert count(hub) == 1
 
 
@@ -347,36 +307,36 @@ async def test_what_was_surely_not_taken_is_sent_again_also_without_lookups(
 async def test_a_final_no_is_not_tried_again(status: int, hub: MaskHub, opened: Target, raw: Path) -> None:
     hub.fail("status", method="POST", path="/v3/measurements", status=status, body='{"message": "no, because"}')
     with pytest.raises(DeliveryFailed, match="no, because") as caught:
-        await opened.deliver(Ledger(measurement(), raw).shipment())
+        await opened.deliver(Dock(raw, options=measurement()).next())
     assert caught.value.kind not in PASSING
 
 
 async def test_a_connection_that_breaks_in_the_file(hub: MaskHub, opened: Target, raw: Path) -> None:
-    ledger = Ledger(measurement(), raw)
+    dock = Dock(raw, options=measurement())
     hub.fail("reset", method="POST", path="/v3/measurements", after_bytes=50_000)
     with pytest.raises(DeliveryFailed) as caught:
-        await opened.deliver(ledger.shipment())
+        await opened.deliver(dock.next())
     assert caught.value.kind == "unreachable" and not hub.measurements
-    assert (await opened.deliver(ledger.shipment())).outcome == "stored"
+    assert (await opened.deliver(dock.next())).outcome == "stored"
     assert len(hub.measurements) == 1
 
 
 async def test_nobody_there_means_that_nothing_has_arrived(hub: MaskHub, opened: Target, raw: Path) -> None:
     await hub.stop()
-    ledger = Ledger(measurement(), raw)
+    dock = Dock(raw, options=measurement())
     with pytest.raises(DeliveryFailed) as caught:
-        await opened.deliver(ledger.shipment())
-    assert caught.value.kind == "unreachable" and not ledger.kept, "the look-up failed already: nothing was sent"
+        await opened.deliver(dock.next())
+    assert caught.value.kind == "unreachable" and not dock.kept, "the look-up failed already: nothing was sent"
 
 
 async def test_a_pause_that_is_asked_for_is_kept(hub: MaskHub, opened: Target, raw: Path) -> None:
     hub.fail("status", method="POST", path="/v3/measurements", status=429, retry_after=40)
     with pytest.raises(DeliveryFailed) as caught:
-        await opened.deliver(Ledger(measurement(), raw).shipment())
+        await opened.deliver(Dock(raw, options=measurement()).next())
     assert (caught.value.kind, caught.value.retry_after_s) == ("throttled", 40)
     before = len(hub.requests)
     with pytest.raises(DeliveryFailed) as caught:
-        await opened.deliver(Ledger(measurement(2), raw).shipment())
+        await opened.deliver(Dock(raw, options=measurement(2)).next())
     assert caught.value.kind == "throttled" and len(hub.requests) == before
 
 
@@ -385,33 +345,33 @@ async def test_an_answer_that_tells_too_little_is_no_proof_of_absence(
     switch: str, hub: MaskHub, opened: Target, raw: Path
 ) -> None:
     """A look-up without our key in it, or only a page of one, would have us send a second one."""
-    await opened.deliver(Ledger(measurement(5, device_name="ring_1", die_x=1), raw).shipment())
-    ledger = Ledger(measurement(), raw)
+    await opened.deliver(Dock(raw, options=measurement(5, device_name="ring_1", die_x=1)).next())
+    dock = Dock(raw, options=measurement())
     hub.fail("drop_after", method="POST", path="/v3/measurements")
     with pytest.raises(DeliveryFailed):
-        await opened.deliver(ledger.shipment())
+        await opened.deliver(dock.next())
     setattr(hub, switch, True)
     with pytest.raises(DeliveryFailed) as caught:
-        await opened.deliver(ledger.shipment())
+        await opened.deliver(dock.next())
     assert caught.value.kind == "unknown" and hub.per_key()[f"{1:064x}"] == 1
 
 
 async def test_an_answer_without_an_id_is_looked_up(hub: MaskHub, opened: Target, raw: Path) -> None:
-    ledger = Ledger(measurement(), raw)
+    dock = Dock(raw, options=measurement())
     hub.fail("status", method="POST", path="/v3/measurements", status=200, body="{}")
     with pytest.raises(DeliveryFailed, match="does not say the id") as caught:
-        await opened.deliver(ledger.shipment())
-    assert caught.value.kind in PASSING and ledger.checkpoint == {"may_have_arrived": True}
+        await opened.deliver(dock.next())
+    assert caught.value.kind in PASSING and dock.kept[-1] == {"may_have_arrived": True}
 
 
 async def test_another_file_under_our_key_is_a_mismatch(
     hub: MaskHub, opened: Target, raw: Path, tmp_path: Path
 ) -> None:
-    await opened.deliver(Ledger(measurement(), raw).shipment())
+    await opened.deliver(Dock(raw, options=measurement()).next())
     other = tmp_path / "other"
     other.write_bytes(b"something else")
     with pytest.raises(DeliveryFailed, match="another file") as caught:
-        await opened.deliver(Ledger(measurement(), other).shipment())
+        await opened.deliver(Dock(other, options=measurement()).next())
     assert caught.value.kind == "mismatch"
 
 
@@ -422,11 +382,11 @@ async def test_a_hundred_at_once_with_lost_answers_are_each_there_once(hub: Mask
     under_way = asyncio.Semaphore(16)
 
     async def through(number: int) -> None:
-        ledger = Ledger(measurement(number), raw)
+        dock = Dock(raw, options=measurement(number))
         async with under_way:
             for _ in range(60):
                 try:
-                    await opened.deliver(ledger.shipment())
+                    await opened.deliver(dock.next())
                     return
                 except DeliveryFailed as error:
                     assert error.kind in PASSING, error
@@ -438,9 +398,9 @@ async def test_a_hundred_at_once_with_lost_answers_are_each_there_once(hub: Mask
 
 async def test_it_can_be_cancelled_anywhere(hub: MaskHub, opened: Target, raw: Path) -> None:
     """As a kill does: at each await of the attempt in turn, until one gets through."""
-    ledger = Ledger(measurement(), raw)
+    dock = Dock(raw, options=measurement())
     for steps_done in range(400):
-        task = asyncio.ensure_future(opened.deliver(ledger.shipment()))
+        task = asyncio.ensure_future(opened.deliver(dock.next()))
         for _ in range(steps_done):
             await asyncio.sleep(0)
             if task.done():
@@ -461,8 +421,8 @@ async def test_memory_does_not_grow_with_the_file(hub: MaskHub, opened: Target, 
     with large.open("wb") as file:
         file.truncate(48 << 20)
     hub.fail("status", method="POST", path="/v3/measurements", status=422)  # it reads the form and keeps nothing of it
-    ledger = Ledger(measurement(), large)
-    shipment = ledger.shipment()
+    dock = Dock(large, options=measurement())
+    shipment = dock.next()
     tracemalloc.start()
     with pytest.raises(DeliveryFailed):
         await opened.deliver(shipment)
@@ -476,11 +436,11 @@ async def test_memory_does_not_grow_with_the_file(hub: MaskHub, opened: Target, 
 
 async def test_what_is_there_is_verified_by_asking(hub: MaskHub, opened: Target, raw: Path) -> None:
     sha256 = hashlib.sha256(RAW).hexdigest()
-    run = await opened.deliver(Ledger(RUN).shipment())
-    stored = await opened.deliver(Ledger(measurement(), raw).shipment())
+    run = await opened.deliver(Dock(None, options=RUN).next())
+    stored = await opened.deliver(Dock(raw, options=measurement()).next())
     report = {"step": "attachment", "run_id": "101", "file_name": "report.pdf", "media_type": "application/pdf"}
-    attached = await opened.deliver(Ledger(report, raw).shipment())
-    analysed = await opened.deliver(Ledger(ANALYSIS).shipment())
+    attached = await opened.deliver(Dock(raw, options=report).next())
+    analysed = await opened.deliver(Dock(None, options=ANALYSIS).next())
     for arrived in (run, stored, attached, analysed):
         proof = json.loads(json.dumps(arrived.proof))
         checks = await opened.verify(proof, sha256, len(RAW))
@@ -500,7 +460,7 @@ async def test_what_is_there_is_verified_by_asking(hub: MaskHub, opened: Target,
 
 
 async def test_what_cannot_be_asked_is_not_verified(hub: MaskHub, opened: Target, raw: Path) -> None:
-    stored = await opened.deliver(Ledger(measurement(), raw).shipment())
+    stored = await opened.deliver(Dock(raw, options=measurement()).next())
     hub.lookups = False
     with pytest.raises(DeliveryFailed, match="does not answer") as caught:
         await opened.verify(stored.proof, stored.proof["sha256"], len(RAW))
@@ -538,7 +498,7 @@ async def test_the_test_says_what_is_wrong_and_stores_nothing(hub: MaskHub, tmp_
 async def test_a_wrong_token_is_a_matter_for_a_person_and_is_not_shown(hub: MaskHub, tmp_path: Path, raw: Path) -> None:
     one = target_of({"HOME": str(tmp_path), **hub.environ, "MASKHUB_API_TOKEN": "guessed-token"})
     with pytest.raises(DeliveryFailed) as caught:
-        await one.deliver(Ledger(measurement(), raw).shipment())
+        await one.deliver(Dock(raw, options=measurement()).next())
     await one.close()
     assert caught.value.kind == "unauthorized" and "guessed-token" not in str(caught.value)
 
@@ -547,14 +507,14 @@ async def test_without_credentials_nothing_is_sent_and_what_is_missing_is_named(
     one = target_of({"HOME": str(tmp_path)})
     assert list(one.missing()) == ["MASKHUB_API", "MASKHUB_API_V3", "MASKHUB_API_TOKEN"]
     with pytest.raises(DeliveryFailed, match="MASKHUB_API_TOKEN is not set") as caught:
-        await one.deliver(Ledger(measurement(), raw).shipment())
+        await one.deliver(Dock(raw, options=measurement()).next())
     assert caught.value.kind == "unauthorized"
     with pytest.raises(DeliveryFailed, match="cannot be asked"):
         await one.verify({"step": "run"}, None, 0)
 
 
 def test_no_secret_is_shown(hub: MaskHub, tmp_path: Path) -> None:
-    one = target_of({"HOME": str(tmp_path)}, api_url="http://a", api_v3_url="http://b", api_token=SecretStr(TOKEN))
+    one = target_of({"HOME": str(tmp_path)}, api_url="http://a", api_v3_url="http://b", api_token=TOKEN)
     assert not one.missing()
     for shown in (one.describe(), repr(one), repr(vars(one))):
         assert TOKEN not in str(shown)
