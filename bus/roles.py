@@ -5,7 +5,7 @@ the *reply* of a message, or as the delivery subject of a consumer, and the serv
 (nats-server issue 8274; tests/integration/test_embedded.py shows it). So subjects alone do not protect `evt.>` from a
 client that may do as little as send one command. What does is a border between accounts:
 
-    LAB          the streams and our own processes: provisioner, commands, projections, station, extract
+    LAB          the streams and our own processes: provisioner, commands, projections, station, extract, deliver
     PUBLISHERS   other services: send commands, read events
     DASHBOARDS   read events
     AUDITORS     read everything
@@ -32,6 +32,7 @@ class Role(StrEnum):
     PROJECTIONS = "projections"
     STATION = "station"
     EXTRACT = "extract"
+    DELIVER = "deliver"
     PUBLISHER = "publisher"
     DASHBOARD = "dashboard"
     AUDITOR = "auditor"
@@ -123,6 +124,8 @@ RIGHTS: Mapping[Role, Rights] = {
     ),
     # It does what queues dispatch, and says what came of it.
     Role.EXTRACT: Rights("LAB", ("evt.>", "snap.>", *_reads("EVT", "CMD", "SNAP")), (f"{LIVE_PREFIX}.>",)),
+    # The same, and it brings things out of the lab.
+    Role.DELIVER: Rights("LAB", ("evt.>", "snap.>", *_reads("EVT", "CMD", "SNAP")), (f"{LIVE_PREFIX}.>",)),
     # Not `cmd.work.>`: what a queue dispatched is not for others to say.
     Role.PUBLISHER: Rights("PUBLISHERS", ("cmd.*.*", *_asks("EVT", "OUT", "KV_pointers")), (f"{LIVE_PREFIX}.>",)),
     Role.DASHBOARD: Rights("DASHBOARDS", _asks("EVT", "KV_pointers"), (f"{LIVE_PREFIX}.>", "beat.>")),

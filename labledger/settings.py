@@ -135,6 +135,31 @@ class Station(Section):
     )
 
 
+class Limits(Section):
+    """How much of it at once."""
+
+    concurrency: int = Field(default=4, ge=1, le=256, description="Deliveries under way at once, over all workers.")
+
+
+class Retry(Section):
+    """What passes by itself is tried again (`domain.ports.RetryPolicy`). What is not set is as the target's own
+    configuration has it, else as the policy's defaults."""
+
+    max_retries: int | None = Field(default=None, ge=1, le=10_000)
+    multiplier: float | None = Field(default=None, ge=0, le=3600)
+    min_wait_s: float | None = Field(default=None, ge=0, le=86400)
+    max_wait_s: float | None = Field(default=None, ge=0, le=86400)
+
+
+class TargetSettings(Section):
+    """One outside system that takes deliveries."""
+
+    adapter: str = Field(pattern=r"^[a-z_]+\.[a-z_0-9]+$", description="Its file in adapters/, such as storage.s3.")
+    options: dict[str, Any] = {}
+    limits: Limits = Limits()
+    retry: Retry = Retry()
+
+
 class Settings(Section):
     """Everything that may be set."""
 
@@ -156,6 +181,11 @@ class Settings(Section):
     stations: dict[Id, Station] = Field(
         default_factory=dict[Id, Station],
         description="Stations by name, each with its instruments. In a variable: as JSON.",
+    )
+
+    targets: dict[Id, TargetSettings] = Field(
+        default_factory=dict[Id, TargetSettings],
+        description="Targets of deliveries by name: adapter, options, limits, retry (docs/delivery.md). In a variable: as JSON.",
     )
 
     #: Where each value that is not a default came from, by its name ("nats.url").
@@ -336,7 +366,7 @@ def load(environ: Mapping[str, str] | None = None, folder: Path | None = None) -
         if text == "":
             continue  # As good as unset: compose files pass empty variables on.
         value: Any = text
-        if name == "stations":
+        if name in _JSON:
             try:
                 value = json.loads(text)
             except ValueError as error:
@@ -362,6 +392,8 @@ def load(environ: Mapping[str, str] | None = None, folder: Path | None = None) -
     return settings
 
 
+#: Those that a variable holds as JSON.
+_JSON = frozenset({"stations", "targets"})
 _PATHS = frozenset({"data_dir", "connection_file", "nats.credentials_file", "blobs.dir"})
 
 
@@ -416,6 +448,8 @@ def _show(name: str, value: Any) -> str:
     if name == "stations":
         # Names only: options of drivers may hold secrets of devices.
         return "; ".join(f"{station}: {', '.join(it.instruments) or 'no instruments'}" for station, it in value.items())
+    if name == "targets":
+        return "; ".join(f"{target}: {it.adapter}" for target, it in value.items())
     return str(value)
 
 

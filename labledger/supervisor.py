@@ -1,6 +1,6 @@
 """`labledger up`: the servers and all roles of a lab as processes of one machine, kept running.
 
-    supervisor --pipe--> guard --> labledger run commands | projections | station NAME | extract
+    supervisor --pipe--> guard --> labledger run commands | projections | station NAME | extract | deliver
                (in process)    --> guards of nats-server and Postgres (labledger.embedded)
 
 Each role has a guard (labledger/guard.py), so none outlives us, not even after `kill -9`. A role that ends is started again:
@@ -162,6 +162,8 @@ class Supervisor:
         plan = [("commands", ["commands"]), ("projections", ["projections"])]
         plan += [(f"station {name}", ["station", name]) for name in settings.stations]
         plan += [(f"extract {number}", ["extract"]) for number in range(1, settings.extract.workers + 1)]
+        if settings.targets:
+            plan.append(("deliver", ["deliver"]))
         self.roles = {
             name: RoleProcess(name, words, logs / f"{name.replace(' ', '-')}.log", environ) for name, words in plan
         }

@@ -4,6 +4,7 @@
     projections   fills the read models
     station NAME  holds the instruments of one station and runs scans on them
     extract       reads curves from images and fits models to them, in a pool of processes
+    deliver       brings artifacts to the targets of the settings, each target by a worker of its own
 
 Each runs until it is told to stop (SIGTERM, Ctrl-C), any number of times over on any number of machines; only a station
 runs once, which its leases see to.
@@ -25,6 +26,7 @@ from bus import broker as brokers
 from bus import streams
 from bus.commands import CommandConsumer
 from bus.connection import Bus, connect
+from bus.envelope import Meta
 from bus.ledger import Ledger
 from bus.parking import Parking
 from bus.reactions import Consumer, Reactor
@@ -244,6 +246,71 @@ async def run_extract(settings: Settings, stopped: asyncio.Event, **ports: str) 
             await _until(stopped)
         finally:
             await worker.stop()
+
+
+async def run_deliver(settings: Settings, stopped: asyncio.Event, only: str | None = None) -> None:
+    """Deliver to every target of the settings, or to `only` one, until stopped.
+
+    Each has a durable consumer and slots of its own, so that one that is down keeps none waiting. To one whose credentials are
+    missing nothing is sent; what is asked for waits in its queue.
+    """
+    from adapters.storage.local import LocalBlobs
+    from domain.target import OpenTarget
+    from handlers.run_deliveries import trades
+    from handlers.worker import Worker
+    from labledger.targets import open_target
+
+    connection = settings.connection(Role.DELIVER)
+
+    async def nats() -> Bus:
+        return await connected(connection, "labledger-target")
+
+    opened = [open_target(settings, name, nats) for name in ([only] if only else settings.targets)]
+    if not opened:
+        log.warning("there are no targets in the settings: add [targets.NAME] with an adapter, and start again")
+    bus = await connected(connection, "labledger-deliver")
+    await _streams_there(bus, streams.EVT, streams.CMD)
+    ledger = Ledger(EventStore(bus, patience_s=60))
+    blobs = LocalBlobs(settings.blob_dir)
+    broker = brokers.make_broker(list(connection.nats_urls), "labledger-deliver-work", connection.credentials)
+    workers: list[Worker] = []
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bus.close)
+        for it in opened:
+            stack.push_async_callback(it.target.close)
+            missing = tuple(it.target.missing())
+            order = OpenTarget(
+                target_id=it.name,
+                adapter=it.adapter,
+                system=it.target.kind,
+                description=dict(it.target.describe()),
+                missing=missing,
+                concurrency=it.concurrency,
+            )
+            # Twice is harmless: it is said anew only when something about it is different.
+            await ledger.handle("target", it.name, order, Meta.new("worker deliver", "labledger/deliver"))
+            if missing:
+                log.warning("target %s: local only, missing: %s", it.name, ", ".join(missing))
+                continue
+            worker = Worker(bus, ledger, trades(it.name, it.adapter, it.target, it.retry, it.concurrency, blobs))
+            workers.append(worker)
+            for kind in worker.trades:
+                brokers.subscribe(
+                    broker,
+                    worker.on_work,
+                    stream=streams.CMD,
+                    subject=f"cmd.work.{kind}.{it.name}",
+                    durable=f"work-{kind}-{it.name}",
+                    inbox_prefix=connection.credentials.inbox_prefix,
+                    batch=1,
+                )
+        await broker.start()
+        stack.push_async_callback(broker.stop)
+        log.info("deliver: ready, %d of %d targets are served", len(workers), len(opened))
+        try:
+            await _until(stopped)
+        finally:
+            await asyncio.gather(*(worker.stop() for worker in workers))
 
 
 async def run_projections(settings: Settings, stopped: asyncio.Event) -> None:

@@ -420,3 +420,18 @@ def parse_time(text: str) -> datetime:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
     except ValueError:
         raise Stop(f"{text!r} is no time: write 2026-05-04T13:00 or 2026-05-04T13:00:00Z", Code.INVALID) from None
+
+
+async def resolve(lab: "Lab", kind: str, given: str) -> str:
+    """An id from what a person types: all of it, its beginning or end, or `last`."""
+    from labledger.client.curves import ids_like
+
+    if len(given) == (64 if kind in ("graph_image", "artifact") else 36):
+        return given
+    words = {"graph_image": "image"}.get(kind, kind)
+    found = ids_like(await lab.ids(kind), given)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise Stop(f"there is no {words} {given}", Code.REFUSED)
+    raise Stop(f"{given} stands for {len(found)} {words}s: give more of the id", Code.INVALID)

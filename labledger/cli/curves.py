@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labledger.cli.common import Code, Session, Stop, command, duration, read_text
+from labledger.cli.common import Code, Session, Stop, command, duration, read_text, resolve
 
 if TYPE_CHECKING:
     from labledger.client import Lab
@@ -182,7 +182,7 @@ def _images(app: typer.Typer) -> None:
         """An image, with the newest completed extraction of each of its charts."""
 
         async def show(lab: "Lab") -> dict[str, Any]:
-            return await lab.images.get(await _resolve(lab, "graph_image", image_id))
+            return await lab.images.get(await resolve(lab, "graph_image", image_id))
 
         session.record(session.run(show), title="image")
 
@@ -191,7 +191,7 @@ def _images(app: typer.Typer) -> None:
         """Say that an image shows curves of a product."""
 
         async def attach(lab: "Lab") -> None:
-            image = await _resolve(lab, "graph_image", image_id)
+            image = await resolve(lab, "graph_image", image_id)
             session.outcome(await lab.images.attach(image, part_number), f"image {image[:12]} shows {part_number}")
 
         session.run(attach)
@@ -210,7 +210,7 @@ def _images(app: typer.Typer) -> None:
         fields = {"chart": chart, "tj_c": tj_c, "vds_v": vds_v, "vgs_v": vgs_v, "description": description}
 
         async def describe(lab: "Lab") -> None:
-            image = await _resolve(lab, "graph_image", image_id)
+            image = await resolve(lab, "graph_image", image_id)
             session.outcome(await lab.images.describe(image, **fields), f"image {image[:12]} is described")
 
         session.run(describe)
@@ -268,8 +268,8 @@ def _extractions(app: typer.Typer) -> None:
             parameters["calibration"] = json.loads(read_text(calibration))
 
         async def request(lab: "Lab") -> None:
-            image = await _resolve(lab, "graph_image", image_id)
-            before = None if corrects is None else await _resolve(lab, "extraction", corrects)
+            image = await resolve(lab, "graph_image", image_id)
+            before = None if corrects is None else await resolve(lab, "extraction", corrects)
             id_ = await lab.extractions.request(
                 image,
                 corrects=before,
@@ -317,7 +317,7 @@ def _extractions(app: typer.Typer) -> None:
         """An extraction: where it stands, and what it found."""
 
         async def show(lab: "Lab") -> dict[str, Any]:
-            id_ = await _resolve(lab, "extraction", extraction_id)
+            id_ = await resolve(lab, "extraction", extraction_id)
             return await lab.extractions.wait(id_) if wait else await lab.extractions.get(id_)
 
         found = session.run(show)
@@ -343,7 +343,7 @@ def _extractions(app: typer.Typer) -> None:
         """Call an extraction off, also while it runs."""
 
         async def cancel(lab: "Lab") -> None:
-            id_ = await _resolve(lab, "extraction", extraction_id)
+            id_ = await resolve(lab, "extraction", extraction_id)
             session.outcome(await lab.extractions.cancel(id_, reason), f"extraction {id_} is cancelled")
 
         session.run(cancel)
@@ -353,7 +353,7 @@ def _extractions(app: typer.Typer) -> None:
         """Let a failed or cancelled extraction run again."""
 
         async def retry(lab: "Lab") -> None:
-            id_ = await _resolve(lab, "extraction", extraction_id)
+            id_ = await resolve(lab, "extraction", extraction_id)
             session.outcome(await lab.extractions.retry(id_), f"extraction {id_} waits again")
 
         session.run(retry)
@@ -368,7 +368,7 @@ def _extractions(app: typer.Typer) -> None:
         """How far a batch is, or its end."""
 
         async def batch(lab: "Lab") -> None:
-            id_ = await _resolve(lab, "batch", batch_id)
+            id_ = await resolve(lab, "batch", batch_id)
             if cancel:
                 session.outcome(await lab.batches.cancel(id_, reason), f"batch {id_} is cancelled")
                 return
@@ -489,7 +489,7 @@ def _spice(app: typer.Typer) -> None:
         """Fit a model to a product's extracted curves; one that is there gets a new version."""
 
         async def fit(lab: "Lab") -> None:
-            chosen = [await _resolve(lab, "extraction", one) for one in extractions or []]
+            chosen = [await resolve(lab, "extraction", one) for one in extractions or []]
             fit_id = await lab.spice_models.fit(
                 part_number,
                 extraction_ids=chosen or None,
@@ -613,18 +613,3 @@ def _extract(app: typer.Typer) -> None:
         session.emit({"images": len(images), "failed": failed, "out": str(out)})
         if failed:
             raise typer.Exit(int(Code.REFUSED))
-
-
-async def _resolve(lab: "Lab", kind: str, given: str) -> str:
-    """An id from what a person types: all of it, its beginning or end, or `last`."""
-    from labledger.client.curves import ids_like
-
-    if len(given) == (64 if kind == "graph_image" else 36):
-        return given
-    words = {"graph_image": "image"}.get(kind, kind)
-    found = ids_like(await lab.ids(kind), given)
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise Stop(f"there is no {words} {given}", Code.REFUSED)
-    raise Stop(f"{given} stands for {len(found)} {words}s: give more of the id", Code.INVALID)

@@ -80,8 +80,12 @@ def register(app: typer.Typer) -> None:
     @command(app, "run", example="labledger run station bench")
     def _run(
         session: Session,
-        role: Annotated[str, typer.Argument(help="commands, projections, station, extract, provision or servers.")],
-        name: Annotated[str | None, typer.Argument(help="Of a station: which one of the settings.")] = None,
+        role: Annotated[
+            str, typer.Argument(help="commands, projections, station, extract, deliver, provision or servers.")
+        ],
+        name: Annotated[
+            str | None, typer.Argument(help="Of a station, or of a target (deliver): which one of the settings.")
+        ] = None,
     ) -> None:
         """Run one role, in the foreground, until SIGTERM or Ctrl-C. Any number of times over, but each station once."""
         run_one(session, role, name)
@@ -197,6 +201,8 @@ def run_one(session: Session, role: str, name: str | None) -> None:
             wiring.run_role(lambda stopped: wiring.run_station(settings, stopped, chosen))
         case "extract":
             wiring.run_role(lambda stopped: wiring.run_extract(settings, stopped))
+        case "deliver":
+            wiring.run_role(lambda stopped: wiring.run_deliver(settings, stopped, name))
         case "provision":
             asyncio.run(wiring.provision(settings))
             session.print("the streams are there and right")
@@ -205,7 +211,7 @@ def run_one(session: Session, role: str, name: str | None) -> None:
             _run_servers(session)
         case _:
             raise Stop(
-                f"{role!r} is no role: there are commands, projections, station, extract, provision, servers",
+                f"{role!r} is no role: there are commands, projections, station, extract, deliver, provision, servers",
                 Code.INVALID,
             )
 

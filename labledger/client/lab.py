@@ -29,6 +29,7 @@ from domain.aggregate import aggregates
 from domain.events import Command
 from domain.readings import ReadingsRecorded
 from labledger.client.curves import Batches, Extractions, Images, Products, SpiceModels
+from labledger.client.deliveries import Deliveries, Targets
 from labledger.client.errors import ERRORS, CommandInvalid, LabError, NoOutcomeYet, NotFound, NotReachable
 from labledger.client.hearing import Ear, heard
 from labledger.client.kinds import Equipment, Jobs, ParkedThings, Queues, Samples, Scans, Stations
@@ -96,6 +97,8 @@ class Lab:
         self.extractions = Extractions(self)
         self.batches = Batches(self)
         self.spice_models = SpiceModels(self)
+        self.deliveries = Deliveries(self)
+        self.targets = Targets(self)
 
     @classmethod
     def connect(

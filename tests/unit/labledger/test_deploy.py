@@ -18,7 +18,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((Path(__file__).resolve().parents[3] / 
 
 def test_every_role_of_ours_runs_from_one_image_and_looks_after_its_health() -> None:
     roles = {name: it for name, it in COMPOSE["services"].items() if it.get("command", [""])[0] == "run"}
-    assert sorted(roles) == ["commands", "extract", "projections", "station"]
+    assert sorted(roles) == ["commands", "deliver", "extract", "projections", "station"]
     for name, service in roles.items():
         assert service["image"] == "labledger:local"
         assert service["command"] == ["run", name]
