@@ -125,7 +125,11 @@ RIGHTS: Mapping[Role, Rights] = {
     # It does what queues dispatch, and says what came of it.
     Role.EXTRACT: Rights("LAB", ("evt.>", "snap.>", *_reads("EVT", "CMD", "SNAP")), (f"{LIVE_PREFIX}.>",)),
     # The same, and it brings things out of the lab.
-    Role.DELIVER: Rights("LAB", ("evt.>", "snap.>", *_reads("EVT", "CMD", "SNAP")), (f"{LIVE_PREFIX}.>",)),
+    Role.DELIVER: Rights(
+        "LAB",
+        ("evt.>", "snap.>", "$KV.>", *_reads("EVT", "CMD", "SNAP", "KV_pointers", "KV_newest")),
+        (f"{LIVE_PREFIX}.>",),
+    ),
     # Not `cmd.work.>`: what a queue dispatched is not for others to say.
     Role.PUBLISHER: Rights("PUBLISHERS", ("cmd.*.*", *_asks("EVT", "OUT", "KV_pointers")), (f"{LIVE_PREFIX}.>",)),
     Role.DASHBOARD: Rights("DASHBOARDS", _asks("EVT", "KV_pointers"), (f"{LIVE_PREFIX}.>", "beat.>")),

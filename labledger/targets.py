@@ -67,5 +67,7 @@ def _retry(it: TargetSettings, target: Target) -> RetryPolicy:
     own = dict(target.retry) if isinstance(target, HasRetryNumbers) else {}
     said = {name: value for name, value in it.retry.model_dump().items() if value is not None}
     known = {field.name for field in fields(RetryPolicy)}
-    numbers = asdict(RetryPolicy()) | {name: value for name, value in own.items() if name in known} | said
-    return RetryPolicy(**numbers | {"max_retries": int(numbers["max_retries"])})
+    numbers: dict[str, Any] = (
+        asdict(RetryPolicy()) | {name: value for name, value in own.items() if name in known} | said
+    )
+    return RetryPolicy(**numbers)

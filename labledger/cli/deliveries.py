@@ -11,6 +11,7 @@ import typer
 from labledger.cli.common import Code, Session, Stop, command, pairs, resolve
 
 if TYPE_CHECKING:
+    from domain.ports import Check
     from labledger.client import Lab
     from labledger.targets import OpenedTarget
 
@@ -80,7 +81,7 @@ def _deliver(app: typer.Typer) -> None:
 
 
 def _row(told: dict[str, Any]) -> dict[str, Any]:
-    receipt = told.get("receipt") or {}
+    receipt: dict[str, Any] = told.get("receipt") or {}
     ended_well = told["state"] == "delivered"
     return told | {
         "what": told["file_name"] or told["key"] or told["title"],
@@ -270,7 +271,8 @@ def _targets(app: typer.Typer) -> None:
     def _show(session: Session, target: TargetName) -> None:
         """What is known of a target: where it is, what is missing, its last test."""
         told = session.run(lambda lab: lab.targets.get(target))
-        session.record((told["opened"] or {}) | {"tested": told["tested"]}, title=f"target {target}")
+        opened: dict[str, Any] = told["opened"] or {}
+        session.record(opened | {"tested": told["tested"]}, title=f"target {target}")
 
     @command(group, "test", example="labledger targets test archive")
     def _test(session: Session, target: TargetName) -> None:
@@ -283,7 +285,7 @@ def _targets(app: typer.Typer) -> None:
                     {"name": "credentials", "ok": False, "detail": f"{name} is not set"}
                     for name in opened.target.missing()
                 ]
-                found = [] if missing else await opened.target.test()
+                found: "Sequence[Check]" = [] if missing else await opened.target.test()
             finally:
                 await opened.target.close()
             return missing + [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in found]
