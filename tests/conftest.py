@@ -24,6 +24,7 @@ from psycopg import sql
 
 from bus.roles import STREAMS
 from labledger.embedded import OWNER, READER, Cluster, NatsServer, Postgres
+from tests.doubles.s3_servers import RcloneS3, SeaweedFS, make_bucket
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -230,3 +231,27 @@ def postgres_url(database: Database) -> str:
 def postgres_readonly_url(database: Database) -> str:
     """The same database as `postgres_url`, as the read-only role."""
     return database.readonly_url
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A SeaweedFS with a bucket, for the whole session: started by the first test that wants it."""
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"))
+    server.start()
+    try:
+        make_bucket(server)
+        yield server
+    finally:
+        server.kill()  # nothing of it is needed any more, and in good order it would take 10 s
+
+
+@pytest.fixture(scope="session")
+def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneS3]:
+    """`rclone serve s3` with a bucket, for the whole session: a store that checks little."""
+    server = RcloneS3(tmp_path_factory.mktemp("rclone"))
+    server.start()
+    try:
+        make_bucket(server)
+        yield server
+    finally:
+        server.kill()  # nothing of it is needed any more, and in good order it would take 10 s
