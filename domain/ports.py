@@ -377,3 +377,11 @@ class Target(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Remover(Protocol):
+    """Removes local files that have been published. Blocking: call it from a thread."""
+
+    def remove(self, path: str, sha256: str) -> bool:
+        """True when it was removed, False when it was gone. Raises `Refused` where it may not, or when its bytes are others."""
+        ...
