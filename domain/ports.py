@@ -323,8 +323,8 @@ class Check:
 
 @dataclass(frozen=True)
 class TargetContext:
-    """What an adapter of a target is handed besides its options. `nats` gives a connection of the lab (`bus.connection.Bus`);
-    `environ` holds the customary variables of the outside systems (PINATA_JWT, AWS_ACCESS_KEY_ID, ...)."""
+    """What an adapter of a target is handed besides its options. `nats` opens a connection to the lab (`bus.connection.Bus`),
+    which is the adapter's to close; `environ` holds the customary variables of the outside systems (PINATA_JWT, ...)."""
 
     environ: Mapping[str, str]
     nats: Callable[[], Awaitable[Any]]

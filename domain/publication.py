@@ -130,8 +130,8 @@ PublicationEvent = (
 class RequestPublication(Command, name="publication.request"):
     """Keep an artifact on IPFS, then let a key point to it. The id is yours: the same again is the same publication.
 
-    The key is `key`, or what `template` makes of the words in `metadata` ({sensor_type}:{interval}:latest). `metadata` goes into the
-    pointer as it is. `order` says which of two publications under one key is the newer (a number that grows, such as the time of
+    The key is `key`, or what `template` makes of the words in `metadata`; without either, the template of the target, which is
+    {sensor_type}:{interval}:latest unless its settings say otherwise. `metadata` goes into the pointer as it is. `order` says which of two publications under one key is the newer (a number that grows, such as the time of
     what is shown); without it the one that was requested later. `clean_up`: a local file with the same bytes that is removed at the
     end, where the settings allow that (clean_up.folders).
     """
@@ -141,7 +141,7 @@ class RequestPublication(Command, name="publication.request"):
     ipfs_target: Id
     kv_target: Id
     key: Key = ""
-    template: Annotated[str, StringConstraints(max_length=500)] = TEMPLATE
+    template: Annotated[str, StringConstraints(max_length=500)] = ""
     metadata: dict[str, JsonValue] = {}
     order: int | None = Field(default=None, ge=0, lt=2**53)
     clean_up: LocalPath = ""
@@ -257,7 +257,7 @@ def decide(publication: Publication, command: PublicationCommand) -> list[Public
 def _request(publication: Publication, command: RequestPublication) -> list[PublicationEvent]:
     if len(command.model_dump_json(include={"metadata"})) > LARGEST:
         raise OutOfLimits(f"the metadata has more than {LARGEST:,} characters of JSON; a pointer is small")
-    key = checked_key(command.key) if command.key else key_of(command.template, command.metadata)
+    key = checked_key(command.key) if command.key else key_of(command.template or TEMPLATE, command.metadata)
     requested = PublicationRequested(
         **command.model_dump(exclude={"key", "template", "title"}),
         key=key,

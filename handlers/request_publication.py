@@ -17,7 +17,7 @@ from domain.publication import (
     pin_of,
     pointer_of,
 )
-from domain.target import Target, unknown
+from domain.target import Target, TargetOpened, unknown
 from handlers.request_delivery import place_delivery, queue_of
 
 
@@ -33,20 +33,23 @@ def pin(requested: PublicationRequested) -> RequestDelivery:
     )
 
 
-async def _must_be(tx: Transaction, target_id: str, system: str) -> None:
+async def _must_be(tx: Transaction, target_id: str, system: str) -> TargetOpened:
     target: Target = await tx.state("target", target_id, fresh=True)
     if target.opened is None:
         raise unknown(target_id)
     if target.opened.system != system:
         raise Refused(f"{target_id} is a target of the kind {target.opened.system}; choose one of the kind {system}")
+    return target.opened
 
 
 @handles(RequestPublication)
 async def request_publication(command: RequestPublication, ledger: Ledger, meta: Meta) -> Outcome:
     async def request(tx: Transaction) -> None:
         await _must_be(tx, command.ipfs_target, "ipfs")
-        await _must_be(tx, command.kv_target, "kv")
-        if await tx.decide("publication", str(command.publication_id), command):
+        kv = await _must_be(tx, command.kv_target, "kv")
+        template = command.template or str(kv.description.get("key", ""))
+        order = command.model_copy(update={"template": template})
+        if await tx.decide("publication", str(command.publication_id), order):
             publication: Publication = await tx.state("publication", str(command.publication_id))
             assert publication.requested is not None
             await place_delivery(tx, pin(publication.requested))

@@ -104,6 +104,14 @@ class Blobs(Section):
     dir: Path | None = Field(default=None, description="Where files are kept by their SHA-256. Empty: DATA_DIR/blobs.")
 
 
+class CleanUp(Section):
+    """Local files that are removed once they are published."""
+
+    folders: Annotated[list[Path], BeforeValidator(_split)] = Field(
+        default=[], description="Only in and below these folders, as the role `commands` sees them. Empty: nothing is."
+    )
+
+
 class Extract(Section):
     """Workers that read curves from images and fit models to them."""
 
@@ -177,6 +185,7 @@ class Settings(Section):
     log: Log = Field(default_factory=Log)
     blobs: Blobs = Field(default_factory=Blobs)
     extract: Extract = Field(default_factory=Extract)
+    clean_up: CleanUp = Field(default_factory=CleanUp)
     curves: Curves = Field(default_factory=Curves)
     stations: dict[Id, Station] = Field(
         default_factory=dict[Id, Station],

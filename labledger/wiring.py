@@ -93,13 +93,15 @@ async def _streams_there(bus: Bus, *names: str) -> None:
 
 async def run_commands(settings: Settings, stopped: asyncio.Event) -> None:
     """Decide commands and react to events, until stopped."""
+    from adapters.storage.clean_up import Folders
+
     connection = settings.connection(Role.COMMANDS)
     bus = await connected(connection, "labledger-commands")
     await _streams_there(bus, streams.EVT, streams.CMD)
     ledger = Ledger(EventStore(bus))
     parking = Parking(ledger)
     commands = CommandConsumer(bus, ledger, parking)
-    reactor = Reactor(ledger, parking, {})
+    reactor = Reactor(ledger, parking, {"remover": Folders(settings.clean_up.folders)})
     broker = brokers.make_broker(list(connection.nats_urls), "labledger-commands-work", connection.credentials)
     inbox = connection.credentials.inbox_prefix
     found = consumers()

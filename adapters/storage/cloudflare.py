@@ -106,6 +106,7 @@ class Cloudflare:
     async def close(self) -> None:
         await self._writer.close()
         await self._web.close()
+        await self._shelf.close()
 
     def check(self, key: str, entry: Entry) -> None:
         if len(entry.value) > LARGEST:

@@ -40,7 +40,8 @@ class NatsStore:
     def describe(self) -> Mapping[str, Any]:
         return {"service": "nats", "bucket": self._name}
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        await self._shelf.close()
 
     def check(self, key: str, entry: Entry) -> None:
         if len(entry.value) > LARGEST:

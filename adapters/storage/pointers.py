@@ -1,5 +1,6 @@
 """What the key-value stores have in common: an entry with its order, and the bucket in which the newest of each key is noted."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, Protocol, cast
 from bus.connection import Bus
 from bus.errors import BusError, Rejected, Unavailable
 from bus.keyvalue import Bucket, NoBucket, as_header
+from bus.streams import NEWEST, POINTERS
 from domain.ports import Check, DeliveryFailed
 
 #: Where an entry's order stands, in its value and in its metadata.
@@ -75,9 +77,23 @@ class Shelf:
 
     def __init__(self, nats: Callable[[], Awaitable[Bus]], bucket: str) -> None:
         self._nats, self._name = nats, bucket
+        self._connecting = asyncio.Lock()
+        self._bus: Bus | None = None
 
     async def bucket(self) -> Bucket:
-        return Bucket(await self._nats(), self._name)
+        """Connects with the first use. Raises `DeliveryFailed`."""
+        async with self._connecting:
+            if self._bus is None:
+                try:
+                    self._bus = await self._nats()
+                except Unavailable as error:
+                    raise DeliveryFailed("unreachable", str(error)) from None
+            return Bucket(self._bus, self._name)
+
+    async def close(self) -> None:
+        bus, self._bus = self._bus, None
+        if bus is not None:
+            await bus.close()
 
     async def read(self, key: str) -> tuple[Entry | None, int]:
         """What stands there, and its revision. Raises `DeliveryFailed`."""
@@ -86,7 +102,9 @@ class Shelf:
         except NoBucket as error:
             raise DeliveryFailed("misconfigured", f"{error}; `labledger provision` makes ours") from None
         except Unavailable as error:
-            raise DeliveryFailed("unreachable", f"bucket {self._name}: {error}") from None
+            # A server answers nothing to those who may not ask.
+            rights = "" if self._name in (POINTERS, NEWEST) else "; may this user of NATS read and write that bucket?"
+            raise DeliveryFailed("unreachable", f"bucket {self._name}: {error}{rights}") from None
         except BusError as error:
             raise DeliveryFailed("refused", str(error)) from None
         if found.value is None:

@@ -285,7 +285,7 @@ def _targets(app: typer.Typer) -> None:
                     {"name": "credentials", "ok": False, "detail": f"{name} is not set"}
                     for name in opened.target.missing()
                 ]
-                found: "Sequence[Check]" = [] if missing else await opened.target.test()
+                found: Sequence[Check] = [] if missing else await opened.target.test()
             finally:
                 await opened.target.close()
             return missing + [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in found]

@@ -34,13 +34,17 @@ class Deliveries(Kind):
 
     async def send_file(self, file: str | Path, target: str, **more: Any) -> UUID:
         """Store a file, register it as an artifact, and bring it to a target; answers the delivery's id."""
+        return await self.request(target, await self.store(file), **more)
+
+    async def store(self, file: str | Path) -> str:
+        """Store a file and register it as an artifact; answers its SHA-256."""
         path = Path(file)
         sha256, size = await asyncio.to_thread(self._store, path)
         if not size:
             raise LabError(f"{path} is empty: there is nothing to deliver")
         media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         await self._send("artifact.register", artifact_id=sha256, size=size, media_type=media_type, file_name=path.name)
-        return await self.request(target, sha256, **more)
+        return sha256
 
     def _store(self, path: Path) -> tuple[str, int]:
         from adapters.storage.local import LocalBlobs

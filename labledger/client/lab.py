@@ -33,6 +33,7 @@ from labledger.client.deliveries import Deliveries, Targets
 from labledger.client.errors import ERRORS, CommandInvalid, LabError, NoOutcomeYet, NotFound, NotReachable
 from labledger.client.hearing import Ear, heard
 from labledger.client.kinds import Equipment, Jobs, ParkedThings, Queues, Samples, Scans, Stations
+from labledger.client.publications import Publications
 from labledger.client.readings import Readings, collect
 from labledger.settings import Settings, load
 
@@ -99,6 +100,7 @@ class Lab:
         self.spice_models = SpiceModels(self)
         self.deliveries = Deliveries(self)
         self.targets = Targets(self)
+        self.publications = Publications(self)
 
     @classmethod
     def connect(

@@ -54,26 +54,22 @@ async def cloudflare() -> AsyncIterator[Double]:
 
 
 @pytest_asyncio.fixture
-async def to_nats(bus: Bus) -> AsyncIterator[Target]:
-    target = make("storage.kv", {"nats": {}}, nats=lambda: _given(bus))
+async def to_nats(place: Place) -> AsyncIterator[Target]:
+    target = make("storage.kv", {"nats": {}}, nats=lambda: place.bus("deliver"))
     yield target
     await target.close()
-
-
-async def _given(bus: Bus) -> Bus:
-    return bus
 
 
 @pytest_asyncio.fixture
-async def to_cloudflare(bus: Bus, cloudflare: Double) -> AsyncIterator[Target]:
-    target = cloudflare_target(bus, cloudflare)
+async def to_cloudflare(place: Place, cloudflare: Double) -> AsyncIterator[Target]:
+    target = cloudflare_target(place, cloudflare)
     yield target
     await target.close()
 
 
-def cloudflare_target(bus: Bus, double: Double, environ: Mapping[str, str] = ENVIRON, **settings: Any) -> Target:
+def cloudflare_target(place: Place, double: Double, environ: Mapping[str, str] = ENVIRON, **settings: Any) -> Target:
     options = {"cloudflare": {"url": f"{double.url}/client/v4"} | settings}
-    return make("storage.kv", options, environ, lambda: _given(bus))
+    return make("storage.kv", options, environ, lambda: place.bus("deliver"))
 
 
 def last(double: Double, key: str = KEY) -> dict[str, Any]:
@@ -198,7 +194,11 @@ async def test_outsiders_read_pointers_and_cannot_write_them(to_nats: Target, pl
     assert (await Bucket(place.opened[0], POINTERS).get(KEY)).revision == 1
 
 
-async def test_a_lost_acknowledgement_leads_to_no_second_revision(to_nats: Target, bus: Bus) -> None:
+async def test_a_lost_acknowledgement_leads_to_no_second_revision(place: Place, bus: Bus) -> None:
+    async def nats() -> Bus:
+        return bus
+
+    to_nats = make("storage.kv", {"nats": {}}, nats=nats)
     lose, inner = [True], bus.publish
 
     async def losing(*args: Any, **settings: Any) -> Any:
@@ -217,11 +217,15 @@ async def test_a_lost_acknowledgement_leads_to_no_second_revision(to_nats: Targe
     assert (await Bucket(bus, POINTERS).get(KEY)).revision == 1
 
 
-async def test_a_bucket_that_is_not_there_is_said(bus: Bus) -> None:
-    target = make("storage.kv", {"nats": {"bucket": "elsewhere"}}, nats=lambda: _given(bus))
+@pytest.mark.parametrize(
+    ("user", "kind", "words"),
+    [("provisioner", "misconfigured", "no key-value bucket 'elsewhere'"), ("deliver", "unreachable", "may this user")],
+)
+async def test_a_bucket_that_is_not_there_or_not_ours_is_said(place: Place, user: str, kind: str, words: str) -> None:
+    target = make("storage.kv", {"nats": {"bucket": "elsewhere"}}, nats=lambda: place.bus(user))
     error = await Dock(None, options=pointing(1)).failing(target)
-    assert error.kind == "misconfigured" and "no key-value bucket 'elsewhere'" in str(error)
-    assert not (await target.test())[0].ok
+    assert error.kind == kind and words in str(error)
+    await target.close()
 
 
 # -- Cloudflare --------------------------------------------------------------------------------------------------------
@@ -241,9 +245,9 @@ async def test_odd_keys_arrive_as_they_are(to_cloudflare: Target, cloudflare: Do
     assert list(cloudflare.history) == [key]
 
 
-async def test_the_time_to_live_is_said_with_each_write(bus: Bus, cloudflare: Double) -> None:
+async def test_the_time_to_live_is_said_with_each_write(place: Place, cloudflare: Double) -> None:
     cloudflare.write_every_s = 0
-    target = cloudflare_target(bus, cloudflare, ttl_s=3600)
+    target = cloudflare_target(place, cloudflare, ttl_s=3600)
     for order in (1, 2):
         await Dock(None, options=pointing(order)).attempt(target)
     assert all(version.expires for version in cloudflare.keys[KEY].versions)
@@ -259,11 +263,11 @@ async def test_reads_that_are_old_do_not_move_the_pointer_back(to_cloudflare: Ta
     assert len(cloudflare.history[KEY]) == 1
 
 
-async def test_a_worker_that_was_thought_dead_does_not_have_the_last_word(bus: Bus, cloudflare: Double) -> None:
+async def test_a_worker_that_was_thought_dead_does_not_have_the_last_word(place: Place, cloudflare: Double) -> None:
     """It passed every check with 5 and then slept, while another brought 7. What it covers it puts back."""
     cloudflare.write_every_s = 0
     cloudflare.fail("slow", method="PUT", seconds=0.5)
-    late, other = cloudflare_target(bus, cloudflare), cloudflare_target(bus, cloudflare)
+    late, other = cloudflare_target(place, cloudflare), cloudflare_target(place, cloudflare)
     sleeper = asyncio.create_task(Dock(None, options=pointing(5)).attempt(late))
     while cloudflare.count("PUT") < 1:
         await asyncio.sleep(0.01)
@@ -322,9 +326,9 @@ async def test_another_process_on_the_same_key_is_waited_for(to_cloudflare: Targ
     assert [one.status for one in cloudflare.requests if one.method == "PUT"][-1] == 200
 
 
-async def test_a_budget_that_is_used_up_is_told_with_its_wait(bus: Bus, cloudflare: Double) -> None:
+async def test_a_budget_that_is_used_up_is_told_with_its_wait(place: Place, cloudflare: Double) -> None:
     cloudflare.budget = 3
-    target = cloudflare_target(bus, cloudflare)
+    target = cloudflare_target(place, cloudflare)
     await Dock(None, key="a", options=pointing(1)).attempt(target)  # two requests
     error = await Dock(None, key="b", options=pointing(1)).failing(target)
     assert error.kind == "throttled" and (error.retry_after_s or 0) > 250
@@ -364,8 +368,8 @@ async def test_keys_that_a_bulk_write_refuses_fail_alone(to_cloudflare: Target, 
     assert len(cloudflare.history) == BULK_FROM
 
 
-async def test_what_waits_on_one_key_is_written_once_as_the_newest(bus: Bus, cloudflare: Double) -> None:
-    target = cloudflare_target(bus, cloudflare)
+async def test_what_waits_on_one_key_is_written_once_as_the_newest(place: Place, cloudflare: Double) -> None:
+    target = cloudflare_target(place, cloudflare)
     await Dock(None, options=pointing(1)).attempt(target)
     docks = [Dock(None, options=pointing(order)) for order in (2, 3, 4, 5, 6)]
     arrived = await asyncio.gather(*(dock.attempt(target) for dock in docks))
@@ -384,9 +388,9 @@ async def test_what_waits_on_one_key_is_written_once_as_the_newest(bus: Bus, clo
     ],
 )
 async def test_a_missing_key_and_a_missing_namespace_are_told_apart(
-    bus: Bus, cloudflare: Double, environ: dict[str, str], kind: str, words: str
+    place: Place, cloudflare: Double, environ: dict[str, str], kind: str, words: str
 ) -> None:
-    target = cloudflare_target(bus, cloudflare, {**ENVIRON, **environ})
+    target = cloudflare_target(place, cloudflare, {**ENVIRON, **environ})
     error = await Dock(None, options=pointing(1)).failing(target)
     assert error.kind == kind and words in str(error) and "wrong-token" not in str(error)
     checks = await target.test()
@@ -394,9 +398,9 @@ async def test_a_missing_key_and_a_missing_namespace_are_told_apart(
     await target.close()
 
 
-async def test_a_token_that_may_only_read_is_said(bus: Bus, cloudflare: Double) -> None:
+async def test_a_token_that_may_only_read_is_said(place: Place, cloudflare: Double) -> None:
     cloudflare.readers.append("reader")
-    target = cloudflare_target(bus, cloudflare, {**ENVIRON, "CLOUDFLARE_API_TOKEN": "reader"})
+    target = cloudflare_target(place, cloudflare, {**ENVIRON, "CLOUDFLARE_API_TOKEN": "reader"})
     checks = await target.test()
     assert [check.ok for check in checks] == [True, False] and "Workers KV Storage: Edit" in checks[1].detail
     await target.close()

@@ -48,17 +48,14 @@ class Desk:
     async def start(self) -> None:
         place = self.lab.place
         self.lab.handlers.reactor._ports = {"remover": Folders([self.folder])}  # pyright: ignore[reportPrivateUsage]
-        credentials = place.credentials("extract")
+        credentials = place.credentials("deliver")
         self.bus: Bus = await connect(place.server.url, "deliver", credentials)
         broker = brokers.make_broker(place.server.url, "deliver-work", credentials)
         ledger = Ledger(EventStore(self.bus))
 
-        async def nats() -> Bus:
-            return place.opened[0]
-
         targets = {
             "node": make("storage.ipfs", {"kubo": {"url": f"{self.kubo.url}/api/v0"}}),
-            "pointers": make("storage.kv", {"nats": {}}, nats=nats),
+            "pointers": make("storage.kv", {"nats": {}}, nats=lambda: place.bus("deliver")),
         }
         for name, target in targets.items():
             order = OpenTarget(
