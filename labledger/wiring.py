@@ -20,6 +20,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import handlers
 from bus import broker as brokers
@@ -33,11 +34,18 @@ from bus.reactions import Consumer, Reactor
 from bus.roles import Role
 from bus.store import EventStore
 from domain.errors import LeaseLost, Refused
+from domain.ports import Blobs
 from handlers.dispatch_jobs import ANY, ASSIGN, assign_scan
 from handlers.fire_timers import fire_timer
 from handlers.station import StationRunner, StationSettings
 from handlers.watch_stations import Watchdog
 from labledger.settings import Connection, Settings, SettingsError
+
+if TYPE_CHECKING:
+    from faststream.nats import NatsBroker
+
+    from handlers.worker import Worker
+    from labledger.targets import OpenedTarget
 
 log = logging.getLogger("labledger")
 
@@ -257,9 +265,6 @@ async def run_deliver(settings: Settings, stopped: asyncio.Event, only: str | No
     missing nothing is sent; what is asked for waits in its queue.
     """
     from adapters.storage.local import LocalBlobs
-    from domain.target import OpenTarget
-    from handlers.run_deliveries import trades
-    from handlers.worker import Worker
     from labledger.targets import open_target
 
     connection = settings.connection(Role.DELIVER)
@@ -280,32 +285,9 @@ async def run_deliver(settings: Settings, stopped: asyncio.Event, only: str | No
         stack.push_async_callback(bus.close)
         for it in opened:
             stack.push_async_callback(it.target.close)
-            missing = tuple(it.target.missing())
-            order = OpenTarget(
-                target_id=it.name,
-                adapter=it.adapter,
-                system=it.target.kind,
-                description=dict(it.target.describe()),
-                missing=missing,
-                concurrency=it.concurrency,
-            )
-            # Twice is harmless: it is said anew only when something about it is different.
-            await ledger.handle("target", it.name, order, Meta.new("worker deliver", "labledger/deliver"))
-            if missing:
-                log.warning("target %s: local only, missing: %s", it.name, ", ".join(missing))
-                continue
-            worker = Worker(bus, ledger, trades(it.name, it.adapter, it.target, it.retry, it.concurrency, blobs))
-            workers.append(worker)
-            for kind in worker.trades:
-                brokers.subscribe(
-                    broker,
-                    worker.on_work,
-                    stream=streams.CMD,
-                    subject=f"cmd.work.{kind}.{it.name}",
-                    durable=f"work-{kind}-{it.name}",
-                    inbox_prefix=connection.credentials.inbox_prefix,
-                    batch=1,
-                )
+            worker = await serve_target(it, broker, bus, ledger, blobs, connection.credentials.inbox_prefix)
+            if worker is not None:
+                workers.append(worker)
         await broker.start()
         stack.push_async_callback(broker.stop)
         log.info("deliver: ready, %d of %d targets are served", len(workers), len(opened))
@@ -313,6 +295,43 @@ async def run_deliver(settings: Settings, stopped: asyncio.Event, only: str | No
             await _until(stopped)
         finally:
             await asyncio.gather(*(worker.stop() for worker in workers))
+
+
+async def serve_target(
+    it: "OpenedTarget", broker: "NatsBroker", bus: Bus, ledger: Ledger, blobs: Blobs, inbox_prefix: str
+) -> "Worker | None":
+    """Say what the target is, and have a worker of its own take what is dispatched to it; None where credentials are missing."""
+    from domain.target import OpenTarget
+    from handlers.run_deliveries import trades
+    from handlers.worker import Worker
+
+    missing = tuple(it.target.missing())
+    order = OpenTarget(
+        target_id=it.name,
+        adapter=it.adapter,
+        system=it.target.kind,
+        description=dict(it.target.describe()),
+        missing=missing,
+        concurrency=it.concurrency,
+    )
+    # Twice is harmless: it is said anew only when something about it is different.
+    await ledger.handle("target", it.name, order, Meta.new("worker deliver", "labledger/deliver"))
+    if missing:
+        log.warning("target %s: local only, missing: %s", it.name, ", ".join(missing))
+        return None
+    worker = Worker(bus, ledger, trades(it.name, it.adapter, it.target, it.retry, it.concurrency, blobs))
+    for kind in worker.trades:
+        brokers.subscribe(
+            broker,
+            worker.on_work,
+            stream=streams.CMD,
+            subject=f"cmd.work.{kind}.{it.name}",
+            durable=f"work-{kind}-{it.name}",
+            inbox_prefix=inbox_prefix,
+            batch=1,  # whatever one worker cannot begin yet is left to the others
+            ack_wait_s=worker.settings.ack_wait_s,
+        )
+    return worker
 
 
 async def run_projections(settings: Settings, stopped: asyncio.Event) -> None:
