@@ -35,6 +35,8 @@ QUEUE = "extractions"
 #: Most points of a curve that an event carries; the blob `data` has all of them.
 CARRIED_POINTS = 500
 CARRIED_CURVES = 40
+#: Most charts of one file that are read by themselves beside the first.
+OTHER_CHARTS = 100
 
 
 class _Part(BaseModel):
@@ -75,6 +77,18 @@ class Calibration(_Part):
     y: AxisCalibration
 
 
+def part_of(page: int | None, chart: int | None) -> str:
+    """The words for a chart of a file; empty for the only one of a picture."""
+    return " ".join(filter(None, (f"page {page}" if page else "", f"chart {chart}" if chart else "")))
+
+
+class ChartAt(_Part):
+    """A chart of a PDF, page and chart on it counted from 1."""
+
+    page: int = Field(ge=1)
+    chart: int = Field(ge=1)
+
+
 class Parameters(_Part):
     """What is given to the extractor beside the image. `page`, `chart` from 1; `options` as the method has them."""
 
@@ -88,9 +102,7 @@ class Parameters(_Part):
     @property
     def part(self) -> str:
         """Which chart of the file: extractions of the same part take each other's place."""
-        page = f"page {self.page}" if self.page else ""
-        chart = f"chart {self.chart}" if self.chart else ""
-        return " ".join(filter(None, (page, chart)))
+        return part_of(self.page, self.chart)
 
 
 class ExtractOnUpload(_Part):
@@ -125,7 +137,8 @@ class FoundCurve(_Part):
 class Result(_Part):
     """What an extraction found. `csv`, `data` (JSON with every point) and `overlay` (PNG) are blobs by their SHA-256.
 
-    `confidence` is that of the whole; `accepted` says that it is high enough to be used without being looked at.
+    `confidence` is that of the whole; `accepted` says that it is high enough to be used without being looked at. `at`: which
+    chart of a PDF it is; `others`: the charts beside it, where none was asked for. Each of them gets an extraction of its own.
     """
 
     csv: Sha256
@@ -138,6 +151,8 @@ class Result(_Part):
     curves: tuple[FoundCurve, ...] = Field(default=(), max_length=CARRIED_CURVES)
     timings_s: dict[str, float] = {}
     notes: tuple[str, ...] = ()
+    at: ChartAt | None = None
+    others: tuple[ChartAt, ...] = Field(default=(), max_length=OTHER_CHARTS)
 
 
 class ExtractionRequested(Event, name="extraction.requested"):

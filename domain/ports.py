@@ -139,7 +139,8 @@ class Extracted:
     """What an extractor found in one chart, in plain data. `curves`: name, x, y, confidence. Pixels are of the source image.
 
     `calibration` is as `domain.extraction.Calibration` has it; `overlay` is a PNG. `accepted`: sure enough by the extractor's own
-    calibrated judgement to be used without being looked at.
+    calibrated judgement to be used without being looked at. `at`: page and chart in a PDF; `others`: those beside it, if none was
+    asked for.
     """
 
     curves: Sequence[tuple[str | None, Sequence[float], Sequence[float], float]]
@@ -152,6 +153,8 @@ class Extracted:
     prediction: Mapping[str, Any]
     timings_s: Mapping[str, float]
     notes: Sequence[str] = ()
+    at: tuple[int, int] | None = None
+    others: Sequence[tuple[int, int]] = ()
 
 
 class Extractor(Protocol):

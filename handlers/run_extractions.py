@@ -12,7 +12,15 @@ from uuid import UUID
 
 from bus.ledger import Ledger, Transaction
 from bus.work import Work
-from domain.extraction import CompleteExtraction, ErrorKind, Extraction, FailExtraction, Result, StartExtraction
+from domain.extraction import (
+    CompleteExtraction,
+    ErrorKind,
+    Extraction,
+    FailExtraction,
+    Result,
+    StartExtraction,
+    part_of,
+)
 from domain.graph_image import GraphImage, NoteExtracted, RejectGraphImage
 from domain.ports import NotPossible, PictureRefused, Pool, ProcessDied, TookTooLong
 from domain.product import Product
@@ -78,7 +86,7 @@ class Extractions(_Pooled):
         note = NoteExtracted(
             graph_image_id=extraction.requested.graph_image_id,
             extraction_id=work.job_id,
-            part=extraction.requested.parameters.part,
+            part=part_of(found.at.page, found.at.chart) if found.at else extraction.requested.parameters.part,
             confidence=found.confidence,
         )
         await tx.decide("graph_image", extraction.requested.graph_image_id, note)

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from domain.errors import Refused
@@ -29,23 +30,23 @@ class CurvesExtractor:
         self._adviser = None if llm is None else advising.Adviser(llm["url"], llm["model"], llm["key"])
 
     def extract(self, data: bytes, method: str, parameters: Mapping[str, Any], report: Report) -> Extracted:
+        from adapters.curves import document
         from adapters.curves.picture import NotReadable
 
-        page = int(parameters.get("page") or 1) - 1
-        options = self._extract.Options(
-            method=cast("Any", method), calibration=self._given(parameters), adviser=self._adviser, page=page
-        )
+        page, chart = parameters.get("page"), parameters.get("chart")
+        options = self._extract.Options(cast("Any", method), self._given(parameters), self._adviser, page, chart)
         report(5.0, "reading axes and curves")
         try:
-            done = self._extract.extract(data, options)
+            done = document.read(data, options)
         except NotReadable as error:
-            # A page that is not there is no fault of the file's.
-            wrong_page = "no page" in str(error)
-            raise (NotPossible if wrong_page else PictureRefused)(str(error)) from None
+            # A page or a chart that is not there is no fault of the file's.
+            asked = page is not None or chart is not None
+            raise (NotPossible if asked and "there is no" in str(error) else PictureRefused)(str(error)) from None
         except Refused as error:
             raise NotPossible(str(error)) from None
         report(90.0, "drawing")
-        return extracted(done)
+        others = [(one.part.page, one.part.chart) for one in done[1:] if one.part is not None]
+        return replace(extracted(done[0]), others=others)
 
     def _given(self, parameters: Mapping[str, Any]) -> Any:
         calibration = parameters.get("calibration")
@@ -101,6 +102,7 @@ def extracted(done: "Extraction") -> Extracted:
         prediction=prediction,
         timings_s=done.timings_s,
         notes=done.notes,
+        at=None if done.part is None else (done.part.page, done.part.chart),
     )
 
 

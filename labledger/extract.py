@@ -1,8 +1,9 @@
 """Curves of pictures into files, without any server:
 
-    python -m labledger.extract IMAGE... --out DIR [--method standard|legacy|llm] [--calibration FILE] [--page N]
+    python -m labledger.extract IMAGE... --out DIR [--method standard|legacy|llm] [--calibration FILE] [--page N] [--chart N]
 
-For each image DIR gets `<stem>.json` (axes, curves, confidence, editable calibration), `<stem>.csv` and `<stem>.overlay.png`.
+For each image DIR gets `<stem>.json` (axes, curves, confidence, editable calibration), `<stem>.csv` and `<stem>.overlay.png`; for
+each chart of a PDF `<stem>-p<page>-<chart>.json` and so on.
 The exit code is 1 when any image failed, 2 when the command was wrong. A result of low confidence is no failure: its file
 says `"accepted": false`.
 """
@@ -26,36 +27,45 @@ def adviser_of(environment: dict[str, str]) -> Any:
     return Adviser(url, environment.get("LABLEDGER_CURVES_LLM_MODEL", "gpt-4o"), key) if url or key else None
 
 
-def extract_file(path: Path, out: Path, options: Any) -> dict[str, Any]:
-    """Extract one image and write its three files; the prediction is returned. Raises Refused or OSError."""
+def extract_file(path: Path, out: Path, options: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Extract the charts of one file and write three files for each; name and prediction of each. Raises Refused or OSError."""
     import cv2
 
-    from adapters.curves.extract import extract
+    from adapters.curves.document import part_names, read
     from adapters.curves.overlay import overlay
     from adapters.curves.table import csv_text
 
-    result = extract(path.read_bytes(), options)
-    prediction = result.prediction() | {"image": path.name, "method": options.method}
-    (out / f"{path.stem}.json").write_text(json.dumps(prediction, ensure_ascii=False, separators=(",", ":")) + "\n")
-    (out / f"{path.stem}.csv").write_text(csv_text(result))
-    if not cv2.imwrite(str(out / f"{path.stem}.overlay.png"), overlay(result)[:, :, ::-1]):
-        raise OSError(f"cannot write the overlay into {out}")
-    return prediction
+    written: list[tuple[str, dict[str, Any]]] = []
+    results = read(path.read_bytes(), options)
+    for name, result in zip(part_names(results, path.stem), results, strict=True):
+        prediction = result.prediction() | {"image": path.name, "method": options.method}
+        (out / f"{name}.json").write_text(json.dumps(prediction, ensure_ascii=False, separators=(",", ":")) + "\n")
+        (out / f"{name}.csv").write_text(csv_text(result))
+        if not cv2.imwrite(str(out / f"{name}.overlay.png"), overlay(result)[:, :, ::-1]):
+            raise OSError(f"cannot write the overlay into {out}")
+        written.append((name, prediction))
+    return written
 
 
 def extract_files(
-    images: Sequence[Path], out: Path, *, method: str = "standard", calibration: Path | None = None, page: int = 0
+    images: Sequence[Path],
+    out: Path,
+    *,
+    method: str = "standard",
+    calibration: Path | None = None,
+    page: int | None = None,
+    chart: int | None = None,
 ) -> int:
-    """Extract all images into `out`, one line a picture on stdout; how many failed."""
+    """Extract all images into `out`, one line a chart on stdout; how many images failed."""
     from adapters.curves.extract import Given, Method, Options
 
     given = Given.from_json(json.loads(calibration.read_text())) if calibration else None
-    options = Options(cast("Method", method), given, adviser_of(dict(os.environ)), page)
+    options = Options(cast("Method", method), given, adviser_of(dict(os.environ)), page, chart)
     out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for image in images:
         try:
-            found = extract_file(image, out, options)
+            written = extract_file(image, out, options)
         except (Refused, OSError) as error:
             failed += 1
             print(f"{image}: {error}", file=sys.stderr)
@@ -64,10 +74,15 @@ def extract_files(
             failed += 1
             print(f"{image}: could not be read ({type(error).__name__}: {error})", file=sys.stderr)
             continue
-        notes = "; ".join(found["notes"])
-        print(
-            f"{image}: {len(found['curves'])} curves, confidence {found['confidence']:.2f}, {found['seconds']:.2f} s{'; ' + notes if notes else ''}"
-        )
+        for name, found in written:
+            where = f"{image} {name.removeprefix(image.stem + '-')}" if name != image.stem else f"{image}"
+            told = [
+                f"{len(found['curves'])} curves",
+                f"confidence {found['confidence']:.2f}",
+                f"{found['seconds']:.2f} s",
+                *found["notes"],
+            ]
+            print(f"{where}: {', '.join(told[:3])}{''.join('; ' + note for note in told[3:])}")
     return failed
 
 
@@ -80,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", help="axes by two points each, as a result's `calibration`"
     )
-    parser.add_argument("--page", type=int, default=1, help="page of a PDF, counted from 1")
+    parser.add_argument("--page", type=int, metavar="N", help="page of a PDF, counted from 1 [default: all]")
+    parser.add_argument("--chart", type=int, metavar="N", help="chart on that page, in reading order [default: all]")
     arguments = parser.parse_args(argv)
     try:
         return (
@@ -90,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments.out,
                 method=arguments.method,
                 calibration=arguments.calibration,
-                page=arguments.page - 1,
+                page=arguments.page,
+                chart=arguments.chart,
             )
             else 0
         )

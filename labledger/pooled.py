@@ -13,7 +13,7 @@ from typing import Any
 from adapters.processes.pool import Task
 from adapters.storage.local import LocalBlobs
 from domain.errors import NotFound, Refused
-from domain.extraction import CARRIED_CURVES, CARRIED_POINTS, Result
+from domain.extraction import CARRIED_CURVES, CARRIED_POINTS, OTHER_CHARTS, Result
 from domain.ports import Blobs, Extractor, NotPossible, PictureRefused, Report, SpiceFitter
 from domain.spice_model import ChartOf, FitResult, by_quantity, measured
 from labledger.picture_file import look_at
@@ -73,6 +73,10 @@ def extract(spec: Mapping[str, Any], report: Report, extractor: Extractor, blobs
     notes = [str(note)[:500] for note in done.notes]
     if len(curves) > CARRIED_CURVES:
         notes.append(f"{len(curves)} curves were found; the first {CARRIED_CURVES} are listed, `data` has all")
+    if len(done.others) > OTHER_CHARTS:
+        notes.append(
+            f"the file has {len(done.others) + 1} charts; ask for those after the {OTHER_CHARTS + 1}th by page"
+        )
     result: dict[str, Any] = {
         "csv": blobs.put(done.csv),
         "data": blobs.put(json.dumps(done.prediction, allow_nan=False).encode()),
@@ -84,6 +88,8 @@ def extract(spec: Mapping[str, Any], report: Report, extractor: Extractor, blobs
         "curves": curves[:CARRIED_CURVES],
         "timings_s": {name: round(float(value), 4) for name, value in done.timings_s.items()},
         "notes": notes,
+        "at": None if done.at is None else {"page": done.at[0], "chart": done.at[1]},
+        "others": [{"page": page, "chart": chart} for page, chart in done.others[:OTHER_CHARTS]],
     }
     return Result.model_validate(result).model_dump(mode="json")
 

@@ -35,7 +35,7 @@ def picture(number: int, behave: str = "", size: tuple[int, int] = (WIDTH, HEIGH
 
 
 class FastExtractor:
-    """`behave` of the picture: `sleep S`, `crash`, `crash once FILE`, `hang`, `fail`, `refuse`, `impossible`, `count FILE`."""
+    """`behave` of the picture: `charts N`, `sleep S`, `crash`, `crash once FILE`, `hang`, `fail`, `refuse`, `impossible`, `count FILE`."""
 
     def extract(self, data: bytes, method: str, parameters: Mapping[str, Any], report: Report) -> Extracted:
         image: Any = Image.open(io.BytesIO(data))
@@ -51,7 +51,13 @@ class FastExtractor:
         given = parameters.get("calibration")
         unit = {"x": "V", "y": "A"}
         axes = {name: {"scale": "linear", "min": 0.0, "max": float(n), "unit": unit[name]} for name, n in _ends(image)}
+        at, others = None, list[tuple[int, int]]()
+        if words[:1] == ["charts"]:
+            at = (parameters.get("page") or 1, parameters.get("chart") or 1)
+            others = [(1, k) for k in range(2, int(words[1]) + 1)] if not parameters.get("chart") else []
         return Extracted(
+            at=at,
+            others=others,
             curves=[("Vgs = 4 V", x, y, 0.97)],
             csv=f"x,y\n{rows}\n".encode(),
             overlay=data,

@@ -128,6 +128,10 @@ def choose(candidates: Sequence[Fit], strokes: Floats, count: int, length: float
             bonus -= 1.0
         if fit.scale == "log" and len(fit.members) == 2 and comb > 0.6:
             bonus += 0.8
+        # Over a short range both fit; an even ladder of numbers at even distances is no log axis.
+        if fit.scale == "log" and len(fit.members) > 2:
+            ladder = set(fit.members)
+            bonus -= 1.0 * any(o.scale == "linear" and ladder <= set(o.members) for o in candidates)
         scored.append((fit.weight + bonus, fit, comb))
     if not scored:
         return None
@@ -171,10 +175,51 @@ def snapped(fit: Fit, places: Floats, strokes: Floats, length: float) -> Fit:
     return Fit(fit.scale, slope, offset, fit.members, fit.weight, fit.error_px)
 
 
+def on_the_comb(fit: Fit, strokes: Floats, length: float) -> Fit:
+    """Of the lines through strokes near the outermost labels the one on whose 1-2-3..9 most strokes lie.
+
+    A label such as 10 with an exponent may be centred on its 10 only, and then a neighbour of its stroke is as near.
+    """
+    if len(strokes) < 6 or len(fit.members) < 2:
+        return fit
+    values = sorted(math.log10(v) for _, v in fit.members)
+    low, high = values[0], values[-1]
+
+    def apart(slope: float, offset: float) -> float:
+        f = (strokes - offset) / slope
+        decade = np.floor(f + 1e-9)
+        comb = decade[:, None] + np.log10(np.arange(1.0, 11.0))[None, :]
+        return float(np.minimum(np.abs(comb - f[:, None]).min(axis=1) * abs(slope), 3.0).mean())
+
+    best, least = fit, apart(fit.slope, fit.offset) - 0.05
+    reach = max(0.03 * length, 6.0)
+    near = [strokes[np.abs(strokes - (fit.slope * f + fit.offset)) < reach] for f in (low, high)]
+    for a in near[0]:
+        for b in near[1]:
+            slope = float(b - a) / (high - low)
+            if slope * fit.slope <= 0:
+                continue
+            error = apart(slope, float(a) - slope * low)
+            if error < least:
+                least = error
+                best = Fit(fit.scale, slope, float(a) - slope * low, fit.members, fit.weight, fit.error_px)
+    return best
+
+
 def axis_of(
-    labels: Sequence[Label], places: Floats, strokes: Floats, p0: float, p1: float, *, upwards: bool
+    labels: Sequence[Label],
+    places: Floats,
+    strokes: Floats,
+    p0: float,
+    p1: float,
+    *,
+    upwards: bool,
+    exact: bool = False,
 ) -> Axis | None:
-    """The axis whose frame ends are at pixels p0 (its low end: left or bottom) and p1. None when labels do not agree."""
+    """The axis whose frame ends are at pixels p0 (its low end: left or bottom) and p1. None when labels do not agree.
+
+    `exact`: strokes and frame are known better than a label near a frame's end could tell (a PDF's).
+    """
     length = abs(p1 - p0)
     candidates = fits(places, labels, length, rising=None)
     # Values nearly always rise to the right and upwards; a falling axis must win clearly.
@@ -191,11 +236,13 @@ def axis_of(
     if any(re.match(r"^[+-]?0\d", labels[i].text) for i, _ in rough.members):
         confidence *= 0.3
     fit = snapped(rough, places, strokes, length)
+    if exact and fit.scale == "log":
+        fit = on_the_comb(fit, strokes, length)
     v0, v1 = fit.value(p0), fit.value(p1)
     # A frame's end that lies on a label has that label's value.
     ticks = tuple(Tick(v, float(places[i]), labels[i].text, labels[i].box, labels[i].score) for i, v in fit.members)
     q0, q1 = p0, p1
-    for tick in ticks:
+    for tick in () if exact else ticks:
         if abs(fit.at(tick.value) - p0) < 0.008 * length:
             v0 = tick.value
         if abs(fit.at(tick.value) - p1) < 0.008 * length:

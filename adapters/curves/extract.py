@@ -14,7 +14,6 @@ from adapters.curves.ink import layers_of
 from adapters.curves.legacy import scan
 from adapters.curves.llm import Adviser, advised, ask
 from adapters.curves.names import named
-from adapters.curves.pdf import is_pdf, page_picture
 from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.trace import trace
@@ -98,8 +97,10 @@ class Options:
     calibration: Given | None = None
     adviser: Adviser | None = None
     """Where the vision model of the method `llm` is."""
-    page: int = 0
-    """Of a PDF, counted from zero."""
+    page: int | None = None
+    """Of a PDF, counted from 1. None: all pages."""
+    chart: int | None = None
+    """Of that page, in reading order, counted from 1. None: all charts."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,17 @@ class Curve:
     pixels: Floats
     confidence: float
     colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where in a document a chart is: page and chart, both counted from 1."""
+
+    page: int
+    chart: int
+
+    def __str__(self) -> str:
+        return f"page {self.page} chart {self.chart}"
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,9 @@ class Extraction:
     notes: tuple[str, ...] = ()
     features: dict[str, float] = field(default_factory=dict[str, float], repr=False)
     layers: tuple[Any, ...] = field(default=(), repr=False)
+    part: Part | None = None
+    exact: bool = False
+    """True when the curves are the strokes of a PDF and not measured in pixels."""
 
     def calibration(self) -> dict[str, Any] | None:
         """The axes as two points each in source pixels, to be corrected by hand and given back."""
@@ -148,7 +163,8 @@ class Extraction:
         def axis(a: Axis | None) -> dict[str, Any] | None:
             return None if a is None else {"scale": a.scale, "min": min(a.v0, a.v1), "max": max(a.v0, a.v1)}
 
-        return {
+        where = {"page": self.part.page, "chart": self.part.chart} if self.part else {}
+        return where | {
             "axes": {"x": axis(self.x), "y": axis(self.y)},
             "curves": [
                 {
@@ -168,6 +184,7 @@ class Extraction:
                 "y": round(self.y.confidence, 4) if self.y else 0.0,
             },
             "calibration": self.calibration(),
+            "exact": self.exact,
             "timings_s": {k: round(v, 4) for k, v in self.timings_s.items()},
             "notes": list(self.notes),
         }
@@ -201,7 +218,7 @@ def with_ticks(axis: Axis, found: Axis | None) -> Axis:
 
 
 def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngine | None = None) -> Extraction:
-    """Axes and curves of a picture of a plot. Raises NotReadable when the bytes are no picture."""
+    """Axes and curves of a picture of one plot; for PDFs see `document.read`. Raises NotReadable for what is no picture."""
     options = options or Options()
     text: TextEngine = engine or own_engine()
     times: dict[str, float] = {}
@@ -213,10 +230,7 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         times[step] = times.get(step, 0.0) + now - last
         last = now
 
-    if isinstance(data, bytes):
-        rgb = page_picture(data, options.page) if is_pdf(data) else decode(data)
-    else:
-        rgb = data
+    rgb = decode(data) if isinstance(data, bytes) else data
     angle = None
     if options.calibration is not None:
         (ax, ay), (bx, by) = options.calibration.x.pixels
@@ -242,6 +256,14 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     else:
         calibration = found
     lap("axes")
+    missing = tuple(
+        f"the {letter} axis could not be read; give a calibration"
+        for letter, a in (("x", calibration.x), ("y", calibration.y))
+        if a is None
+    )
+    if missing and options.method != "llm":
+        # Without both axes there are no values, so nothing is traced.
+        return Extraction(calibration.x, calibration.y, (), 0.0, times, picture, calibration.frame, notes=missing)
     advice: dict[str, Any] = {}
     if options.method == "llm":
         advice = ask(options.adviser, rgb)

@@ -30,6 +30,7 @@ def overlay(extraction: Extraction) -> Rgb:
     def draw(
         points: np.ndarray[tuple[int, int], np.dtype[np.float64]], colour: tuple[int, int, int], width: int
     ) -> None:
+        points = points - np.array(extraction.picture.origin)
         pixels = np.round((points * zoom + (zoom - 1) / 2) * 16).astype(np.int32).reshape(-1, 1, 2)
         cv2.polylines(out, [pixels], False, colour, width, cv2.LINE_AA, shift=4)
 
@@ -41,6 +42,6 @@ def overlay(extraction: Extraction) -> Rgb:
         points = extraction.picture.to_source(path.points)
         colour = PENS[i % len(PENS)]
         draw(points, colour, 2)
-        for end in (points[0], points[-1]):
+        for end in np.array((points[0], points[-1])) - np.array(extraction.picture.origin):
             cv2.circle(out, (int(end[0] * zoom), int(end[1] * zoom)), 4, colour, 2)
     return out

@@ -35,6 +35,8 @@ class Picture:
     source: Rgb
     angle_deg: float
     zoom: float
+    origin: tuple[float, float] = (0.0, 0.0)
+    """Where `source` lies on its page; its pixels are counted from the page's corner."""
 
     def to_work(self, points: Floats) -> Floats:
         return np.asarray(points, np.float64) @ self.matrix[:, :2].T + self.matrix[:, 2]

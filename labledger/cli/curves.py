@@ -596,18 +596,21 @@ def _extract(app: typer.Typer) -> None:
         calibration: Annotated[
             Path | None, typer.Option("--calibration", metavar="FILE", help="The axes, by two points each (JSON).")
         ] = None,
-        page: Annotated[int, typer.Option("--page", min=1, help="Of a PDF.")] = 1,
+        page: Annotated[int | None, typer.Option("--page", min=1, help="Of a PDF. [default: all]")] = None,
+        chart: Annotated[
+            int | None, typer.Option("--chart", min=1, help="On that page, in reading order. [default: all]")
+        ] = None,
     ) -> None:
         """Read curves without any server: for each image <stem>.json, <stem>.csv and <stem>.overlay.png.
 
-        Exit code 1 when any image failed.
+        Each chart of a PDF has its own: <stem>-p<page>-<chart>.json and so on. Exit code 1 when any image failed.
         """
         if method not in ("standard", "legacy", "llm"):
             raise Stop(f"{method!r} is no method: there are standard, legacy, llm", Code.INVALID)
         try:
             from labledger.extract import extract_files
 
-            failed = extract_files(images, out, method=method, calibration=calibration, page=page - 1)
+            failed = extract_files(images, out, method=method, calibration=calibration, page=page, chart=chart)
         except ImportError as error:
             raise Stop(f"{error}: install labledger[curves]", Code.REFUSED) from None
         session.emit({"images": len(images), "failed": failed, "out": str(out)})

@@ -178,6 +178,28 @@ async def test_an_uploaded_image_becomes_curves(curves: Curves) -> None:
     await curves.lab.chains_are_right()
 
 
+async def test_each_further_chart_of_a_document_gets_an_extraction_of_its_own(curves: Curves) -> None:
+    await curves.worker()
+    data = picture(9, "charts 3")
+    batch_id = str(uuid4())
+    first = await curves.uploaded(data, batch_id=batch_id, priority="high")
+    image_id = look_at(data).sha256
+
+    async def all_there() -> Any:
+        image: GraphImage = await curves.state("graph_image", image_id)
+        return image.extractions if len(image.extractions) == 3 else None
+
+    found = await until(all_there, 30, "three extractions")
+    assert set(found) == {"page 1 chart 1", "page 1 chart 2", "page 1 chart 3"}
+    assert str(found["page 1 chart 1"]) == first
+    second: Extraction = await curves.state("extraction", str(found["page 1 chart 2"]))
+    assert second.requested is not None and second.requested.priority == "high"
+    assert str(second.requested.batch_id) == batch_id
+    await curves.queue_is_empty()
+    jobs = await curves.lab.reader.store.history("batch", batch_id)
+    assert sum(one.type.startswith("batch.job_added") for one in jobs) == 3
+
+
 async def test_the_end_of_an_extraction_its_image_and_its_job_is_one_batch(curves: Curves) -> None:
     await curves.worker()
     extraction_id = await curves.uploaded(picture(1))
