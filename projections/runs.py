@@ -34,7 +34,7 @@ runs = Table(
         Column("metadata", "jsonb", "All that was said about it."),
         Column("remote_id", "text", "The id that the target gave it; NULL before it is open there."),
         Column("finished", "boolean", "No measurement is added any more."),
-        Column("analyse", "boolean", "The analysis was asked for."),
+        Column("analysis_asked", "boolean", "The analysis was asked for."),
         Column("started_at", "timestamptz", "When it was started."),
         Column("finished_at", "timestamptz", "When it was finished."),
         Column("updated_at", "timestamptz", "When something about it last changed."),
@@ -129,7 +129,7 @@ def started(event: RunStarted, stored: Stored, rows: Rows) -> None:
     about = event.metadata.model_dump(mode="json")
     row = {name: about[name] for name in ("run_name", "mask_id", "lot_name", "wafer_name", "station", "operator")}
     row |= {"run_id": event.run_id, "target_id": event.target, "mode": event.mode, "metadata": about}
-    row |= {"finished": False, "analyse": False, "started_at": stored.time, "updated_at": stored.time}
+    row |= {"finished": False, "analysis_asked": False, "started_at": stored.time, "updated_at": stored.time}
     rows.put(runs, row)
     _part(rows, event.run_id, event.delivery_id, "opening", stored)
 
@@ -177,7 +177,7 @@ def finished(event: RunFinished, stored: Stored, rows: Rows) -> None:
 @projection.on(AnalysisRequested)
 def analysis_requested(event: AnalysisRequested, stored: Stored, rows: Rows) -> None:
     _part(rows, event.run_id, event.delivery_id, "analysis", stored)
-    _touch(rows, event.run_id, stored, analyse=True)
+    _touch(rows, event.run_id, stored, analysis_asked=True)
 
 
 @projection.on(PartDelivered, PartParked, PartCancelled, PartRetried)

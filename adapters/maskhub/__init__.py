@@ -1,5 +1,1 @@
-"""MaskHub: where the measurements of a mask's dies are kept and analysed. In the settings: adapter = "maskhub"."""
-
-from adapters.maskhub.maskhub_adapter import Target
-
-__all__ = ["Target"]
+"""MaskHub: where the measurements of a mask's dies are kept and analysed. In the settings: adapter = "maskhub.runs"."""

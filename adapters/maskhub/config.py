@@ -48,7 +48,7 @@ class FileSettings(BaseModel):
 
     timeout: float | None = Field(default=None, gt=0)
     max_retries: int | None = Field(default=None, ge=1)
-    retry_multiplier: float | None = Field(default=None, ge=1)
+    retry_multiplier: float | None = Field(default=None, ge=0)
     retry_min_wait: float | None = Field(default=None, ge=0)
 
     @property

@@ -39,20 +39,13 @@ class Deliveries(Kind):
     async def store(self, file: str | Path) -> str:
         """Store a file and register it as an artifact; answers its SHA-256."""
         path = Path(file)
-        sha256, size = await asyncio.to_thread(self._store, path)
+        with path.open("rb") as opened:
+            sha256, size = await asyncio.to_thread(self._lab.put_file, opened)
         if not size:
             raise LabError(f"{path} is empty: there is nothing to deliver")
         media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         await self._send("artifact.register", artifact_id=sha256, size=size, media_type=media_type, file_name=path.name)
         return sha256
-
-    def _store(self, path: Path) -> tuple[str, int]:
-        from adapters.storage.local import LocalBlobs
-
-        if self._lab.blob_dir is None:
-            raise LabError("the folder of blobs is not known: connect by the lab's folder or its settings")
-        with path.open("rb") as file:
-            return LocalBlobs(self._lab.blob_dir).put_file(file)
 
     async def get(self, delivery_id: str | UUID) -> dict[str, Any]:
         """The delivery as it stands, from its events. Raises `NotFound`."""

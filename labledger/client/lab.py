@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 from uuid import UUID
 
@@ -35,6 +35,7 @@ from labledger.client.hearing import Ear, heard
 from labledger.client.kinds import Equipment, Jobs, ParkedThings, Queues, Samples, Scans, Stations
 from labledger.client.publications import Publications
 from labledger.client.readings import Readings, collect
+from labledger.client.runs import Runs
 from labledger.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Lab:
         self.deliveries = Deliveries(self)
         self.targets = Targets(self)
         self.publications = Publications(self)
+        self.runs = Runs(self)
 
     @classmethod
     def connect(
@@ -387,6 +389,14 @@ class Lab:
             raise NotFound(f"there is no scan {scan_id}: `labledger scan list` shows all")
         frames = [event for event in (one.event for one in stored) if isinstance(event, ReadingsRecorded)]
         return collect(UUID(str(scan_id)), frames, self._blobs())
+
+    def put_file(self, file: BinaryIO) -> tuple[str, int]:
+        """Keep what is read from a file in the lab's store of blobs; answers its SHA-256 and size. Blocks. Raises `LabError`."""
+        from adapters.storage.local import LocalBlobs
+
+        if self.blob_dir is None:
+            raise LabError("the folder of blobs is not known: connect by the lab's folder or its settings")
+        return LocalBlobs(self.blob_dir).put_file(file)
 
     def _blobs(self) -> Callable[[str], bytes] | None:
         if self.blob_dir is None or not self.blob_dir.is_dir():

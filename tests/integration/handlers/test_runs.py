@@ -34,9 +34,9 @@ class Courier:
 
     def __init__(self, lab: Lab, environ: Mapping[str, str], max_retries: int) -> None:
         self.lab = lab
-        self.target = make("maskhub", {}, environ)
+        self.target = make("maskhub.runs", {}, environ)
         retry = RetryPolicy(max_retries=max_retries, multiplier=0.02, min_wait_s=0.02)
-        self.trades = trades(TARGET, "maskhub", self.target, retry, 8, lab.blobs)
+        self.trades = trades(TARGET, "maskhub.runs", self.target, retry, 8, lab.blobs)
 
     async def start(self) -> "Courier":
         place = self.lab.place

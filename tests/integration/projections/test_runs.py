@@ -90,7 +90,7 @@ async def test_the_table_says_what_the_run_says(postgres_url: str, size: int) ->
     assert (row["measurements"], row["successful"]) == (counted.total, counted.successful) == (3, 2)
     assert (row["failed"], row["pending"], row["parked"]) == (counted.failed, counted.pending, 0) == (1, 0, 0)
     assert (row["run_name"], row["mask_id"], row["operator"], row["remote_id"]) == ("run one", 42, "ann", "17")
-    assert (row["finished"], row["analyse"], row["analysed"], row["opened"]) == (True, True, True, True)
+    assert (row["finished"], row["analysis_asked"], row["analysed"], row["opened"]) == (True, True, True, True)
     assert row["delivered_bytes"] == 27 and row["attachments"] == 1
     assert {str(one["delivery_id"]): one["state"] for one in rows} == {
         id_: part.state for id_, part in run.parts.items()

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from adapters.maskhub import Target
 from adapters.maskhub.config import Config, Options, find
+from adapters.maskhub.runs import Target
 from domain.ports import RetryPolicy, TargetContext
 
 ENV = {"MASKHUB_API": "http://env/api/", "MASKHUB_API_V3": "http://env/api/v3", "MASKHUB_API_TOKEN": "env-token"}

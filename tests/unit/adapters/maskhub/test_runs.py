@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from adapters.maskhub import Target
+from adapters.maskhub.runs import Target
 from domain.ports import PASSING, DeliveryFailed
 from domain.run import delivery_key
 from tests.doubles.maskhub import TOKEN, MaskHub
@@ -59,7 +59,7 @@ async def hub() -> AsyncIterator[MaskHub]:
 
 
 def target_of(environ: Mapping[str, str], **options: Any) -> Target:
-    return make("maskhub", {"http": {"connect_s": 0.5, "idle_s": 0.5, "answer_s": 0.5}} | options, environ)
+    return make("maskhub.runs", {"http": {"connect_s": 0.5, "idle_s": 0.5, "answer_s": 0.5}} | options, environ)
 
 
 @pytest.fixture
