@@ -28,6 +28,7 @@ from functools import cached_property
 from itertools import count, islice
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -64,6 +65,8 @@ MAX_LINES = 10
 #: Channels may have dots in their names (`ch1.voltage`), instruments may not.
 ChannelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
 Position: TypeAlias = float | str | bool
+#: Numbers of points, or indices: many at once.
+Points: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 T = TypeVar("T")
 
 
@@ -478,6 +481,32 @@ def point(plan: Plan, k: int) -> Point:
         moves.append(child.move_to(index))
         pass_ = pass_ * child.num + ordinal
         children, offsets = child.children, child.offsets
+
+
+def places(plan: Plan, branch: int, k: Points) -> list[Points]:
+    """The index on each axis of a branch, the outermost first, at each of these points of it: `point`, for many at once."""
+    path = _path_to(plan.layout.children, plan.layout.offsets, branch)
+    assert path is not None, f"the plan has no branch {branch}"
+    rest, pass_ = k, np.zeros_like(k)
+    found: list[Points] = []
+    for axis, offset in path:
+        ordinal, rest = np.divmod(rest - offset, axis.per)
+        found.append(np.where(pass_ & 1, axis.num - 1 - ordinal, ordinal) if axis.move.snake else ordinal)
+        pass_ = pass_ * axis.num + ordinal
+    return found
+
+
+def _path_to(
+    children: "Sequence[_Axis | _Group]", offsets: Sequence[int], branch: int
+) -> "list[tuple[_Axis, int]] | None":
+    """The axes that lead to a branch, each with where its points begin among those of its siblings."""
+    for child, offset in zip(children, offsets, strict=True):
+        if isinstance(child, _Group):
+            if child.branch == branch:
+                return []
+        elif (below := _path_to(child.children, child.offsets, branch)) is not None:
+            return [(child, offset), *below]
+    return None
 
 
 def walk(plan: Plan, start: int = 0) -> Iterator[Step]:

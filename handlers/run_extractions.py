@@ -33,7 +33,7 @@ FAILURES = 3
 
 
 @dataclass(frozen=True)
-class _Pooled(ABC):
+class Pooled(ABC):
     """What is done by a process of the pool, which may take `limit_s` for it."""
 
     pool: Pool
@@ -56,7 +56,7 @@ class _Pooled(ABC):
         return Verdict(kind, final=kind in ("rejected", "not_possible") or failures >= FAILURES)
 
 
-class Extractions(_Pooled):
+class Extractions(Pooled):
     """Images become curves."""
 
     async def spec(self, ledger: Ledger, work: Work) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Extractions(_Pooled):
             await tx.decide("graph_image", image_id, RejectGraphImage(graph_image_id=image_id, reason=error))
 
 
-class Fits(_Pooled):
+class Fits(Pooled):
     """Curves of a product become its model."""
 
     @staticmethod

@@ -1,20 +1,27 @@
-"""What a process of the worker's pool does: an image becomes curves, curves become a model.
+"""What a process of the worker's pool does: an image becomes curves, curves become a model, a scan leaves its artifacts.
 
 Blobs are written here, before their digests are said: what an event names is always there. Nothing else is written; what
 counts is for the worker, which knows whether the attempt still does.
 """
 
+import asyncio
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from adapters.processes.pool import Task
 from adapters.storage.local import LocalBlobs
+from bus.connection import Credentials, connect
+from bus.envelope import Stored
+from bus.errors import Unavailable
+from bus.store import EventStore
+from bus.streams import evt
 from domain.errors import NotFound, Refused
 from domain.extraction import CARRIED_CURVES, CARRIED_POINTS, OTHER_CHARTS, Result
 from domain.ports import Blobs, Extractor, NotPossible, PictureRefused, Report, SpiceFitter
+from domain.readings import ReadingsOpened, ReadingsRecorded
 from domain.spice_model import ChartOf, FitResult, by_quantity, measured
 from labledger.picture_file import look_at
 
@@ -28,11 +35,16 @@ def made(path: str, **options: Any) -> Any:
 
 
 def tasks(
-    blob_dir: str, extractor: str = CURVES, fitter: str = SPICE, llm: dict[str, str] | None = None
+    blob_dir: str,
+    extractor: str = CURVES,
+    fitter: str = SPICE,
+    llm: dict[str, str] | None = None,
+    nats: Mapping[str, Any] | None = None,
 ) -> dict[str, Task]:
     """The tasks of a process, by the kind of job. The libraries behind them are loaded by the first that needs them.
 
-    `llm`: url, model and key of the endpoint that an extractor may ask.
+    `llm`: url, model and key of the endpoint that an extractor may ask. `nats`: `urls` of the servers where the events of
+    scans are read, and how to sign in there (`user`, `password`, `inbox_prefix`).
     """
     blobs = LocalBlobs(Path(blob_dir))
     ready: dict[str, Any] = {}
@@ -47,6 +59,9 @@ def tasks(
             spec, report, ported(extractor, **({"llm": llm} if llm else {})), blobs
         ),
         "spice_fit": lambda spec, report: fit(spec, report, ported(fitter), blobs),
+        "artifacts": lambda spec, report: {
+            "artifacts": asyncio.run(artifacts(spec, report, blobs, Path(blob_dir), nats or {}))
+        },
     }
 
 
@@ -160,3 +175,47 @@ def chart_of(chart: Mapping[str, Any], found: Mapping[str, Any]) -> ChartOf:
         vds_v=chart.get("vds_v"),
         vgs_v=chart.get("vgs_v"),
     )
+
+
+async def artifacts(
+    spec: Mapping[str, Any], report: Report, blobs: Blobs, folder: Path, nats: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The files of a scan as it was completed at an event. Its events are read here, so that they pass through no other process.
+
+    Raises `NotPossible` where the libraries are not installed.
+    """
+    try:
+        from adapters.artifacts.make import make
+    except ImportError as error:
+        raise NotPossible(
+            f"artifacts need pyarrow and matplotlib ({error}): pip install 'labledger[artifacts]'"
+        ) from None
+    credentials = Credentials(nats.get("user"), nats.get("password"), nats.get("inbox_prefix", "_INBOX"))
+    bus = await connect(list(nats["urls"]), "labledger-artifacts", credentials)
+    store, scan_id, upto = EventStore(bus), str(spec["scan_id"]), int(spec["sequence"])
+
+    async def frames() -> AsyncIterator[ReadingsOpened | ReadingsRecorded]:
+        async for stored in _read(store, evt("readings", scan_id), upto):
+            if isinstance(event := stored.event, ReadingsOpened | ReadingsRecorded):
+                yield event
+
+    try:
+        history = [stored async for stored in _read(store, evt("scan", scan_id), upto)]
+        return await make(history, frames, folder, blobs, report)
+    finally:
+        await bus.close()
+
+
+async def _read(store: EventStore, subject: str, upto: int) -> AsyncIterator[Stored]:
+    """The events of a subject up to a sequence, also if NATS is away in between."""
+    position = 0
+    while True:
+        try:
+            async for stored in store.tail(subject, position):
+                if stored.seq > upto:
+                    return
+                position = stored.seq
+                yield stored
+            return
+        except Unavailable:
+            await asyncio.sleep(0.5)

@@ -113,7 +113,7 @@ class CleanUp(Section):
 
 
 class Extract(Section):
-    """Workers that read curves from images and fit models to them."""
+    """Workers that read curves from images, fit models to them and make the artifacts of scans."""
 
     processes: int = Field(
         default=0, ge=0, le=256, description="Processes of one worker, each with one image at a time. 0: one a core."
@@ -121,6 +121,9 @@ class Extract(Section):
     workers: int = Field(default=1, ge=0, le=64, description="Workers that `labledger up` runs on this machine.")
     limit_s: float = Field(default=120.0, gt=0, le=86400, description="An extraction that takes longer is ended.")
     fit_limit_s: float = Field(default=900.0, gt=0, le=86400, description="A model fit that takes longer is ended.")
+    artifacts_limit_s: float = Field(
+        default=3600.0, gt=0, le=86400, description="Making the artifacts of a scan is ended when it takes longer."
+    )
     on_upload: bool = Field(
         default=True, description="`labledger images add` requests an extraction, unless told not to."
     )

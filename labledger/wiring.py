@@ -3,7 +3,7 @@
     commands      decides commands, reacts to events, fires timers, watches stations
     projections   fills the read models
     station NAME  holds the instruments of one station and runs scans on them
-    extract       reads curves from images and fits models to them, in a pool of processes
+    extract       reads curves from images, fits models to them and makes the artifacts of scans, in a pool of processes
     deliver       brings artifacts to the targets of the settings, each target by a worker of its own
 
 Each runs until it is told to stop (SIGTERM, Ctrl-C), any number of times over on any number of machines; only a station
@@ -218,8 +218,9 @@ async def run_station(settings: Settings, stopped: asyncio.Event, name: str) -> 
 
 
 async def run_extract(settings: Settings, stopped: asyncio.Event, **ports: str) -> None:
-    """Do extractions and model fits, until stopped. `ports`: an `extractor` or `fitter` in place of ours, as `module:name`."""
+    """Do extractions, model fits and the artifacts of scans, until stopped. `ports`: an `extractor` or `fitter` in place of ours, as `module:name`."""
     from adapters.processes.pool import ProcessPool
+    from handlers.make_artifacts import ARTIFACTS, Artifacts
     from handlers.run_extractions import trades
     from handlers.worker import Worker
 
@@ -228,13 +229,17 @@ async def run_extract(settings: Settings, stopped: asyncio.Event, **ports: str) 
     await _streams_there(bus, streams.EVT, streams.CMD)
     ask = settings.curves
     llm = {"url": ask.llm_url, "model": ask.llm_model, "key": ask.llm_key.get_secret_value()} if ask.llm_key else None
+    credentials = connection.credentials
+    nats = {"urls": list(connection.nats_urls), "user": credentials.user, "password": credentials.password}
+    nats["inbox_prefix"] = credentials.inbox_prefix
     pool = ProcessPool(
         settings.extract.processes or os.cpu_count() or 1,
         "labledger.pooled:tasks",
-        {"blob_dir": str(settings.blob_dir.absolute()), "llm": llm} | ports,
+        {"blob_dir": str(settings.blob_dir.absolute()), "llm": llm, "nats": nats} | ports,
     )
     limits = {"extraction": settings.extract.limit_s, "spice_fit": settings.extract.fit_limit_s}
-    worker = Worker(bus, Ledger(EventStore(bus, patience_s=60)), trades(pool, limits))
+    all_trades = trades(pool, limits) | {ARTIFACTS: Artifacts(pool, settings.extract.artifacts_limit_s)}
+    worker = Worker(bus, Ledger(EventStore(bus, patience_s=60)), all_trades)
     broker = brokers.make_broker(list(connection.nats_urls), "labledger-extract-work", connection.credentials)
     for kind in worker.trades:
         brokers.subscribe(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from domain.plan import (
     Plan,
     branches,
     instruments,
+    places,
     point,
     points,
     walk,
@@ -108,6 +110,17 @@ def test_point_k_is_the_k_th_of_all_points_and_there_are_that_many(plan: Plan) -
     assert len({(p.branch, p.indices) for p in found}) == len(found)
     with pytest.raises(IndexError):
         point(plan, len(expected))
+
+
+@settings(deadline=None, max_examples=100)
+@given(PLANS)
+def test_the_places_of_many_points_are_those_of_each(plan: Plan) -> None:
+    of_branch: dict[int, list[int]] = {}
+    for k in range(points(plan)):
+        of_branch.setdefault(point(plan, k).branch, []).append(k)
+    for branch, ks in of_branch.items():
+        found = places(plan, branch, np.array(ks, np.int64))
+        assert [tuple(int(axis[n]) for axis in found) for n in range(len(ks))] == [point(plan, k).indices for k in ks]
 
 
 def moved(branch: Branch) -> list[tuple[str, str]]:

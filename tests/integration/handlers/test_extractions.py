@@ -15,79 +15,18 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from adapters.processes.pool import ProcessPool
-from bus import broker as brokers
-from bus.connection import Bus, connect
 from bus.envelope import Meta
 from bus.ids import uuid7
-from bus.ledger import Ledger
-from bus.store import EventStore
 from domain.extraction import Extraction
 from domain.graph_image import GraphImage
 from domain.job import Job, ReleaseJob
 from domain.product import Product
 from domain.spice_model import SpiceModel
-from handlers.run_extractions import trades
-from handlers.worker import Worker, WorkerSettings
 from labledger.picture_file import look_at
 from tests.curves import picture
-from tests.integration.bus.place import Place, until
+from tests.integration.bus.place import until
 from tests.integration.handlers.lab import Lab
-
-ACK_WAIT_S = 1.5
-
-
-class RunningWorker:
-    """One run of a worker's process, in this one; its pool has processes of its own."""
-
-    def __init__(self, lab: Lab, folder: Path, slots: int, **settings: Any) -> None:
-        self.lab = lab
-        ports = {"extractor": "tests.curves:FastExtractor", "fitter": "tests.curves:FastFitter"}
-        self.pool = ProcessPool(slots, "labledger.pooled:tasks", {"blob_dir": str(folder / "blobs")} | ports)
-        limits = {"extraction": 20.0, "spice_fit": 20.0}
-        self.limits_s = limits | settings.pop("limit_s", {})
-        self.settings = WorkerSettings(**{"grace_s": 0.5, "ack_wait_s": ACK_WAIT_S} | settings)
-
-    async def start(self) -> "RunningWorker":
-        place: Place = self.lab.place
-        credentials = place.credentials("extract")
-        self.bus: Bus = await connect(place.server.url, "worker", credentials)
-        self.worker = Worker(self.bus, Ledger(EventStore(self.bus)), trades(self.pool, self.limits_s), self.settings)
-        self.broker = brokers.make_broker(place.server.url, "worker-work", credentials)
-        for kind in self.worker.trades:
-            brokers.subscribe(
-                self.broker,
-                self.worker.on_work,
-                stream="CMD",
-                subject=f"cmd.work.{kind}.any",
-                durable=f"work-{kind}",
-                inbox_prefix=credentials.inbox_prefix,
-                batch=1,
-                ack_wait_s=ACK_WAIT_S,
-            )
-        await self.broker.start()
-        return self
-
-    async def stop(self) -> None:
-        await self.worker.stop()
-        await self.broker.stop()
-        await self.bus.close()
-        await asyncio.to_thread(self.pool.close)
-
-    async def vanish(self) -> None:
-        """As a machine that loses its power: nothing is said, nothing acknowledged, nothing kept alive."""
-
-        async def nothing(*_: Any) -> None: ...
-
-        worker: Any = self.worker
-        worker._release = worker._give_back = nothing
-        for task in worker._at_hand.values():
-            task.cancel()
-        worker.stopping = True
-        worker._freed.set()
-        await self.broker.stop()
-        await self.bus.close()
-        await asyncio.to_thread(self.pool.close)
+from tests.integration.handlers.worker import RunningWorker
 
 
 class Curves:
