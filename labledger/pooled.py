@@ -185,7 +185,7 @@ async def artifacts(
     Raises `NotPossible` where the libraries are not installed.
     """
     try:
-        from adapters.artifacts.make import make
+        from adapters.artifacts.make import artifacts_of
     except ImportError as error:
         raise NotPossible(
             f"artifacts need pyarrow and matplotlib ({error}): pip install 'labledger[artifacts]'"
@@ -201,7 +201,7 @@ async def artifacts(
 
     try:
         history = [stored async for stored in _read(store, evt("scan", scan_id), upto)]
-        return await make(history, frames, folder, blobs, report)
+        return await artifacts_of(history, frames, folder, blobs, report)
     finally:
         await bus.close()
 

@@ -165,7 +165,7 @@ def _facts(told: dict[str, Any]) -> str:
     )
 
 
-async def make(
+async def artifacts_of(
     history: Sequence[Stored], frames: Callable[[], Frames], folder: Path, blobs: Blobs, report: Report
 ) -> list[dict[str, Any]]:
     """The artifacts of the scan with this history, up to its completion, as `domain.artifact.RegisterArtifact` has them.

@@ -15,7 +15,7 @@ from domain.readings import ArrayRef, BranchColumns, ColumnInfo, ReadingsRecorde
 arrow: Any = pa
 
 #: A chunk is full at so many values, or at so many bytes of arrays.
-CELLS = 1 << 20
+CELLS = 1 << 18
 ARRAY_BYTES = 16 << 20
 #: An array value with more elements stays in its blob; the column then says which, and which one in it.
 FITS = 65_536

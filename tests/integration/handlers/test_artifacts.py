@@ -6,12 +6,14 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest_asyncio
 
-from bus.envelope import Meta, Stored
+from bus.envelope import Head, Meta, Stored
+from bus.reactions import Reaction
 from bus.store import Change
 from domain.events import Event
 from domain.job import Job
@@ -89,21 +91,6 @@ async def test_a_completed_scan_leaves_its_three_artifacts(makers: Makers) -> No
     assert types[at : at + 4] == ["artifact.registered"] * 3 + ["job.succeeded"]
 
 
-async def test_asked_twice_they_are_made_once(makers: Makers) -> None:
-    lab = makers.lab
-    await lab.station(t=config("trivial", lab.world))
-    await makers.worker()
-    scan_id = await lab.request(line(5))
-    await lab.reaches(scan_id, "completed")
-    await makers.job(scan_id, "succeeded")
-    completed: Stored = (await lab.reader.store.history("scan", scan_id))[-1]
-    at = Reaction(completed, await lab.place.ledger("commands"), Meta.new("again"), {})
-    await make_artifacts(completed.event, at)
-    told = await lab.history("job", str(job_of(completed.event.model_dump()["scan_id"], 1)))
-    assert [verb for verb in told if verb != "progressed"] == ["submitted", "started", "succeeded"]
-    assert len(await makers.registered()) == 3
-
-
 async def test_a_worker_that_dies_in_between_leaves_the_same_three_once(makers: Makers) -> None:
     lab = makers.lab
     await lab.station(t=config("trivial", lab.world))
@@ -125,13 +112,21 @@ async def test_a_worker_that_dies_in_between_leaves_the_same_three_once(makers: 
     assert {one["artifact_id"] for one in again["artifacts"]} == {one["artifact_id"] for one in found}
 
 
-async def test_a_restarted_scan_leaves_three_more(makers: Makers) -> None:
+async def test_asked_twice_they_are_made_once_and_a_restarted_scan_leaves_three_more(makers: Makers) -> None:
     lab = makers.lab
     await lab.station(t=config("trivial", lab.world))
     await makers.worker()
     scan_id = await lab.request(line(5))
     await lab.reaches(scan_id, "completed")
     await makers.job(scan_id, "succeeded")
+    completed: Stored = (await lab.reader.store.history("scan", scan_id))[-1]
+    await make_artifacts(
+        completed.event, Reaction(completed, await lab.place.ledger("commands"), Meta.new("again"), {})
+    )
+    told = await lab.history("job", str(job_of(UUID(scan_id), 1)))
+    assert [verb for verb in told if verb != "progressed"] == ["submitted", "started", "succeeded"]
+    assert len(await makers.registered()) == 3
+
     restarted = await lab.order("scan.restart", scan_id=scan_id)
     assert restarted.outcome == "accepted"
     await until(lambda: _attempt(lab, scan_id, 2), 20, "the second round")

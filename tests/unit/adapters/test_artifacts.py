@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from adapters.artifacts import rows as rows_module
-from adapters.artifacts.make import Incomplete, make
+from adapters.artifacts.make import Incomplete, artifacts_of
 from adapters.storage.local import LocalBlobs
 from domain.ports import NotPossible
 from domain.readings import ReadingsOpened
@@ -57,7 +57,7 @@ class Made:
 
 
 async def made(scan: Measured, blobs: LocalBlobs, folder: Path) -> Made:
-    return Made(blobs, await make(scan.history, scan.frames, folder, blobs, lambda *_: None))
+    return Made(blobs, await artifacts_of(scan.history, scan.frames, folder, blobs, lambda *_: None))
 
 
 async def test_the_raw_data_is_what_was_recorded_with_its_units_and_where_it_is_written(
@@ -266,7 +266,7 @@ async def test_a_scan_six_times_as_long_takes_hardly_more_memory(
         )
         tracemalloc.start()
         try:
-            await make(scan.history, scan.frames, tmp_path, blobs, lambda *_: None)
+            await artifacts_of(scan.history, scan.frames, tmp_path, blobs, lambda *_: None)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
