@@ -270,11 +270,13 @@ DeliveryCommand = (
 
 @dataclass(frozen=True)
 class Delivery:
-    """`checkpoint` is what the last attempt kept. `receipt` is there once it is delivered, and stays."""
+    """`checkpoint` is what the last attempt kept. `receipt` is there once it is delivered, and stays. `failures`: how often it
+    failed since a person last let it run; waiting for something else is none."""
 
     requested: DeliveryRequested | None = None
     state: State = "none"
     attempt: int = 0
+    failures: int = 0
     checkpoint: dict[str, JsonValue] | None = None
     kind: str = ""
     error: str = ""
@@ -382,13 +384,14 @@ def evolve(delivery: Delivery, event: DeliveryEvent) -> Delivery:
         case DeliveryCheckpointed(checkpoint=checkpoint):
             return replace(delivery, checkpoint=checkpoint)
         case DeliveryFailed(kind=kind, error=error):
-            return replace(delivery, state="failed", kind=kind, error=error)
+            failures = delivery.failures + (kind != "waiting")
+            return replace(delivery, state="failed", kind=kind, error=error, failures=failures)
         case DeliveryDelivered(receipt=receipt):
             return replace(delivery, state="delivered", receipt=receipt, checkpoint=None, kind="", error="")
         case DeliveryParked(kind=kind, error=error):
             return replace(delivery, state="parked", kind=kind, error=error)
         case DeliveryRetried():
-            return replace(delivery, state="requested")
+            return replace(delivery, state="requested", failures=0)
         case DeliveryCancelled(reason=reason):
             return replace(delivery, state="cancelled", error=reason)
         case DeliveryVerified(verification_id=verification_id):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
-from bus.ledger import Transaction
+from bus.ledger import Ledger, Transaction
 from bus.work import Work
 from domain.delivery import (
     CompleteDelivery,
@@ -36,7 +36,7 @@ from domain.errors import NotFound
 from domain.ports import PASSING, Arrived, Blobs, Check, DeliveryFailed, FailureKind, RetryPolicy, Shipment, Target
 from domain.target import Checked
 from handlers.request_delivery import DELIVERY, VERIFICATION
-from handlers.worker import Attempt, Trade, Verdict
+from handlers.worker import Attempt, Trade, Verdict, failures
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,20 @@ class Served:
     def slots(self) -> int:
         return self.concurrency
 
-    def judge(self, error: BaseException, failures: int) -> Verdict:
+    async def judge(self, ledger: Ledger, work: Work, error: BaseException) -> Verdict:
+        delivery: Delivery = (await ledger.refresh("delivery", str(work.spec["delivery_id"]))).state
         failed = error if isinstance(error, DeliveryFailed) else None
         kind: FailureKind = failed.kind if failed else "internal"
         # What is waited for is no failure of anybody's: it may take as long as it takes.
-        if kind not in PASSING or (failures >= self.retry.max_retries and kind != "waiting"):
+        count = 1 if kind == "waiting" else await self.failed(ledger, work, delivery) + 1
+        if kind not in PASSING or (count >= self.retry.max_retries and kind != "waiting"):
             return Verdict(kind, final=True)
-        wait_s = self.retry.wait_s(failures if kind != "waiting" else 1, random.random())
+        wait_s = self.retry.wait_s(count, random.random())
         return Verdict(kind, final=False, wait_s=max(wait_s, failed.retry_after_s or 0.0) if failed else wait_s)
+
+    async def failed(self, ledger: Ledger, work: Work, delivery: Delivery) -> int:
+        """How often it has failed so far, since a person last let it run."""
+        return delivery.failures
 
 
 @dataclass(frozen=True)
@@ -173,6 +179,9 @@ class Verifications(Served):
         )
         await tx.decide("delivery", str(delivery_id), note)
         return {"ok": all(check.ok for check in checks)}
+
+    async def failed(self, ledger: Ledger, work: Work, delivery: Delivery) -> int:
+        return await failures(ledger, work.job_id)
 
     async def fail(self, tx: Transaction, work: Work, attempt: int, error: str, verdict: Verdict) -> None:
         """The job says it."""

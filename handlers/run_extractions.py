@@ -26,7 +26,7 @@ from domain.ports import NotPossible, PictureRefused, Pool, ProcessDied, TookToo
 from domain.product import Product
 from domain.spice_model import CompleteFit, FailFit, FitResult, SpiceModel, StartFit
 from handlers.request_extraction import EXTRACTION, SPICE_FIT
-from handlers.worker import Attempt, Trade, Verdict
+from handlers.worker import Attempt, Trade, Verdict, failures
 
 #: What fails so often by itself is given up; the attempts that died with their worker do not count.
 FAILURES = 3
@@ -51,9 +51,10 @@ class Pooled(ABC):
     async def spec(self, ledger: Ledger, work: Work) -> dict[str, Any]:
         """What the process is told."""
 
-    def judge(self, error: BaseException, failures: int) -> Verdict:
+    async def judge(self, ledger: Ledger, work: Work, error: BaseException) -> Verdict:
         kind = error_kind(error)
-        return Verdict(kind, final=kind in ("rejected", "not_possible") or failures >= FAILURES)
+        hopeless = kind in ("rejected", "not_possible")
+        return Verdict(kind, final=hopeless or await failures(ledger, work.job_id) + 1 >= FAILURES)
 
 
 class Extractions(Pooled):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from nats.aio.msg import Msg
@@ -37,6 +37,7 @@ from domain.ports import Report
 from handlers.leases import this_host
 
 log = logging.getLogger("labledger.worker")
+T = TypeVar("T")
 
 #: Progress is written at most so often.
 TELL_S = 0.5
@@ -67,6 +68,17 @@ class Verdict:
     retry_at: datetime | None = None
 
 
+async def failures(ledger: Ledger, job_id: UUID) -> int:
+    """How often a job has failed by itself since a person last let it run."""
+    count = 0
+    for stored in await ledger.store.history("job", str(job_id)):
+        if stored.type.startswith("job.retried."):
+            count = 0
+        elif stored.type.startswith("job.failed."):
+            count += 1
+    return count
+
+
 class Trade(Protocol):
     """One kind of job: how it is done, and what its beginning and its ends are for the thing that it is about."""
 
@@ -87,8 +99,8 @@ class Trade(Protocol):
         """Answers what the job says as its result."""
         ...
 
-    def judge(self, error: BaseException, failures: int) -> Verdict:
-        """`failures`: how often it has failed by itself by now, since a person last let it run."""
+    async def judge(self, ledger: Ledger, work: Work, error: BaseException) -> Verdict:
+        """What it means that an attempt failed so."""
         ...
 
     async def fail(self, tx: Transaction, work: Work, attempt: int, error: str, verdict: Verdict) -> None: ...
@@ -219,7 +231,7 @@ class Worker:
 
     async def _see_through(self, work: Work) -> None:
         """Bring a dispatched job to the end of an attempt, unless that was done already."""
-        job: Job = (await self._job(work)).state
+        job: Job = (await self._asked(lambda: self.ledger.refresh("job", str(work.job_id)))).state
         if job.state == "running" and job.dispatch == work.dispatch:
             who = "this worker" if job.worker == self.name else f"worker {job.worker}"
             await self._release(work, job.attempt, f"{who} was not heard of for {self.settings.ack_wait_s:g} s")
@@ -231,12 +243,13 @@ class Worker:
         if attempt is not None:
             await self._attempt(work, attempt)
 
-    async def _job(self, work: Work) -> Any:
+    async def _asked(self, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer of the ledger, as long as it takes."""
         while True:
             try:
-                return await self.ledger.refresh("job", str(work.job_id))
+                return await question()
             except Unavailable as error:
-                log.warning("job %s: %s; trying again", work.job_id, error)
+                log.warning("%s; trying again", error)
                 await asyncio.sleep(0.5)
 
     async def _start(self, work: Work) -> int | None:
@@ -358,7 +371,7 @@ class Worker:
 
     async def _fail(self, work: Work, attempt: int, error: BaseException) -> None:
         trade = self.trades[work.job_kind]
-        verdict = trade.judge(error, await self._failures(work) + 1)
+        verdict = await self._asked(lambda: trade.judge(self.ledger, work, error))
         text = (str(error) or type(error).__name__)[:2000]
         if verdict.kind in ("other", "internal"):
             log.error("job %s failed: %s", work.job_id, text, exc_info=error)
@@ -383,16 +396,6 @@ class Worker:
                     )
 
         await self._store(work, fail)
-
-    async def _failures(self, work: Work) -> int:
-        """How often it has failed by itself since a person last let it run."""
-        count = 0
-        for stored in await self.ledger.store.history("job", str(work.job_id)):
-            if stored.type.startswith("job.retried."):
-                count = 0
-            elif stored.type.startswith("job.failed."):
-                count += 1
-        return count
 
     async def _release(self, work: Work, attempt: int, reason: str) -> None:
         """Let the job wait again. With its last attempt it fails, and with it what it was for (`follow_extractions`)."""

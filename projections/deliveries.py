@@ -39,7 +39,9 @@ deliveries = Table(
         Column("publication_id", "uuid", "The publication that it belongs to."),
         Column("state", "text", "requested, attempting, failed (to be tried again), delivered, parked or cancelled."),
         Column("attempt", "integer", "The newest attempt, from 1; 0 before the first."),
-        Column("failures", "integer", "How often an attempt failed by itself."),
+        Column(
+            "failures", "integer", "How often an attempt failed by itself; waiting for something else is no failure."
+        ),
         Column("worker", "text", "Who attempts it, or attempted it last."),
         Column("percent", "double precision", "How far it is, 0 to 100."),
         Column("note", "text", "What is being done."),
@@ -170,7 +172,8 @@ def changed(event: DeliveryEvent, stored: Stored, rows: Rows) -> None:
         case DeliveryCheckpointed():
             pass
         case DeliveryFailed():
-            row.update(state="failed", retry_at=event.retry_at, failures=row["failures"] + 1)
+            row.update(state="failed", retry_at=event.retry_at)
+            row["failures"] += event.kind != "waiting"
             row.update(error_kind=event.kind, error=event.error)
         case DeliveryParked():
             row.update(state="parked", ended_at=stored.time, failures=row["failures"] + 1)

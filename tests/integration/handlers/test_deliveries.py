@@ -196,6 +196,33 @@ async def test_a_target_that_asks_to_come_later_is_left_alone_until_then(depot: 
     assert job.state == "retrying" and job.retry_at is not None
 
 
+async def test_waiting_for_something_else_uses_nothing_up(depot: Depot) -> None:
+    shelf, left = Shelf(), 6
+
+    def fail(_: Shipment) -> Exception | None:
+        nonlocal left
+        left -= 1
+        return None if left == 0 else DeliveryFailed("server_error" if left == 1 else "waiting", "not yet")
+
+    shelf.fail = fail
+    await depot.serve("shelf", shelf)
+    id_ = await depot.request("shelf", await depot.artifact(b"x"))
+    done = await depot.reaches(id_, "delivered", "parked")
+    assert (done.state, done.attempt, done.failures) == ("delivered", 6, 1)
+
+
+async def test_a_target_opened_with_another_concurrency_changes_its_queue(depot: Depot) -> None:
+    await depot.serve("shelf", Shelf())
+    await depot.reaches(await depot.request("shelf", await depot.artifact(b"x")), "delivered")
+    await depot.serve("shelf", Shelf(), concurrency=9)
+
+    async def changed() -> bool:
+        queue: Queue = (await depot.lab.reader.refresh("queue", "to-shelf")).state
+        return queue.max_concurrent == 9
+
+    await until(changed, 20, "nine at once")
+
+
 async def test_what_a_person_must_mend_is_parked_at_once_with_words(depot: Depot) -> None:
     shelf = Shelf()
     shelf.fail = lambda _: DeliveryFailed("unauthorized", "the key is not known there; set SHELF_KEY")
