@@ -755,6 +755,12 @@ class Template(_Node):
     name: Id
     parameters: dict[Id, Parameter] = {}
     plan: dict[str, JsonValue]
+    deliver: Annotated[
+        tuple[Id, ...] | None,
+        Field(
+            max_length=20, description="Targets of its scans' artifacts, unless the scan says others. None: by rule."
+        ),
+    ] = None
     doc: Annotated[str, StringConstraints(max_length=10_000)] = ""
 
     @model_validator(mode="after")

@@ -51,6 +51,8 @@ MetaValue = (
     | Annotated[StrictFloat, Field(allow_inf_nan=False)]
     | Annotated[StrictStr, StringConstraints(max_length=1_000)]
 )
+#: Ids of targets, by which the settings name them.
+Targets = Annotated[tuple[Id, ...], Field(max_length=20)]
 Metadata = Annotated[dict[MetaKey, MetaValue], Field(max_length=64)]
 
 
@@ -68,7 +70,7 @@ class FrameLimits(BaseModel):
 
 
 class ScanRequested(Event, name="scan.requested"):
-    """`instruments` are all that the plan uses; `total_points` is how many points it has."""
+    """`instruments` are all that the plan uses; `total_points` is how many points it has; `deliver` as in `scan.request`."""
 
     scan_id: UUID
     plan: Plan
@@ -81,6 +83,8 @@ class ScanRequested(Event, name="scan.requested"):
     frame: FrameLimits = FrameLimits()
     title: Title = ""
     metadata: Metadata = {}
+    template: Id | None = None
+    deliver: Targets | None = None
 
 
 class ScanStarted(Event, name="scan.started"):
@@ -212,7 +216,11 @@ ScanEvent: TypeAlias = (
 
 
 class RequestScan(Command, name="scan.request"):
-    """Measure a plan. `replaces`: a job that waits in the queue, whose place the scan takes."""
+    """Measure a plan. `replaces`: a job that waits in the queue, whose place the scan takes.
+
+    `template`: the name of the template that the plan was made from. `deliver`: the targets that its artifacts go to, in place
+    of those that the lab's rules name; an empty list is nowhere.
+    """
 
     scan_id: UUID
     plan: Plan
@@ -223,6 +231,8 @@ class RequestScan(Command, name="scan.request"):
     frame: FrameLimits = FrameLimits()
     title: Title = ""
     metadata: Metadata = {}
+    template: Id | None = None
+    deliver: Targets | None = None
     replaces: UUID | None = None
 
 
@@ -340,6 +350,9 @@ class Scan:
     frame: FrameLimits = field(default_factory=FrameLimits)
     title: str = ""
     metadata: Mapping[MetaKey, MetaValue] = field(default_factory=dict[str, bool | int | float | str])
+    template: str | None = None
+    #: Where its artifacts go; None: as the rules of the lab say.
+    deliver: tuple[str, ...] | None = None
     station_id: str | None = None
     instance: str | None = None
     wish: Wish | None = None
@@ -664,6 +677,8 @@ def evolve(scan: Scan, event: ScanEvent) -> Scan:
                 frame=event.frame,
                 title=event.title,
                 metadata=event.metadata,
+                template=event.template,
+                deliver=event.deliver,
             )
         case ScanStarted() | ScanContinued():
             return replace(

@@ -17,7 +17,9 @@ from domain.errors import NotFound, WrongState
 from domain.job import CancelJob, Job, ReplaceJob, RetryJob, SubmitJob, WakeJob
 from domain.plan import instruments
 from domain.queue import AddJob, FinishJob, ReplaceJobInQueue
+from domain.routing import must_take_files
 from domain.scan import AbortScan, RequestScan, RestartScan, Scan, ScanAborted, ScanRestarted
+from domain.target import Target, unknown
 from handlers.enqueue import requeue
 from handlers.request_delivery import DELIVERY, retry_delivery
 
@@ -52,6 +54,11 @@ async def request_scan(command: RequestScan, ledger: Ledger, meta: Meta) -> Outc
         await check_instruments(tx, instruments(command.plan))
         if command.sample_id is not None and not (await tx.state("sample", command.sample_id, fresh=True)).registered:
             raise NotFound(f"there is no sample {command.sample_id}: register it first")
+        for target_id in command.deliver or ():
+            target: Target = await tx.state("target", target_id, fresh=True)
+            if target.opened is None:
+                raise unknown(target_id)
+            must_take_files(target_id, target.opened)
         await enqueue(tx, command, command.scan_id)
 
     return await ledger.transact(submit, meta, lock=("queue", command.queue_id))

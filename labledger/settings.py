@@ -23,6 +23,7 @@ from pydantic.fields import FieldInfo
 from bus.connection import Credentials
 from bus.roles import Role
 from domain.events import Id
+from domain.routing import Rule
 
 PREFIX = "LABLEDGER_"
 FILE_NAME = "labledger.toml"
@@ -198,6 +199,11 @@ class Settings(Section):
     targets: dict[Id, TargetSettings] = Field(
         default_factory=dict[Id, TargetSettings],
         description="Targets of deliveries by name: adapter, options, limits, retry (docs/delivery.md). In a variable: as JSON.",
+    )
+    deliver: tuple[Rule, ...] = Field(
+        default=(),
+        description="Which artifacts of completed scans go to which targets: a [[deliver]] each (docs/delivery.md). "
+        "In a variable: as JSON.",
     )
 
     #: Where each value that is not a default came from, by its name ("nats.url").
@@ -395,6 +401,12 @@ def load(environ: Mapping[str, str] | None = None, folder: Path | None = None) -
     if "data_dir" not in sources:
         settings = settings.model_copy(update={"data_dir": folder / settings.data_dir})
     settings.remember(sources)
+    for number, rule in enumerate(settings.deliver, 1):
+        if unknown := [target for target in rule.all_targets if target not in settings.targets]:
+            raise SettingsError(
+                f"deliver, rule {number} ({settings.source('deliver')}): there is no target {unknown[0]!r}"
+                f"{_guess(unknown[0], settings.targets)}; add [targets.{unknown[0]}], or take it out of the rule"
+            )
     if settings.lease.beat_s * 3 > settings.lease.ttl_s:
         raise SettingsError(
             f"lease.beat_s ({settings.lease.beat_s:g}, {settings.source('lease.beat_s')}) is more than a third of "
@@ -405,7 +417,7 @@ def load(environ: Mapping[str, str] | None = None, folder: Path | None = None) -
 
 
 #: Those that a variable holds as JSON.
-_JSON = frozenset({"stations", "targets"})
+_JSON = frozenset({"stations", "targets", "deliver"})
 _PATHS = frozenset({"data_dir", "connection_file", "nats.credentials_file", "blobs.dir"})
 
 
@@ -460,6 +472,8 @@ def _show(name: str, value: Any) -> str:
     if name == "stations":
         # Names only: options of drivers may hold secrets of devices.
         return "; ".join(f"{station}: {', '.join(it.instruments) or 'no instruments'}" for station, it in value.items())
+    if name == "deliver":
+        return "; ".join(f"{', '.join(rule.artifacts)} to {', '.join(rule.targets)}" for rule in value)
     if name == "targets":
         return "; ".join(f"{target}: {it.adapter}" for target, it in value.items())
     return str(value)

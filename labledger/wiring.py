@@ -35,6 +35,7 @@ from bus.roles import Role
 from bus.store import EventStore
 from domain.errors import LeaseLost, Refused
 from domain.ports import Blobs
+from handlers import route_artifacts
 from handlers.dispatch_jobs import ANY, ASSIGN, assign_scan
 from handlers.fire_timers import fire_timer
 from handlers.station import StationRunner, StationSettings
@@ -109,7 +110,8 @@ async def run_commands(settings: Settings, stopped: asyncio.Event) -> None:
     ledger = Ledger(EventStore(bus))
     parking = Parking(ledger)
     commands = CommandConsumer(bus, ledger, parking)
-    reactor = Reactor(ledger, parking, {"remover": Folders(settings.clean_up.folders)})
+    ports = {"remover": Folders(settings.clean_up.folders), route_artifacts.RULES: settings.deliver}
+    reactor = Reactor(ledger, parking, ports)
     broker = brokers.make_broker(list(connection.nats_urls), "labledger-commands-work", connection.credentials)
     inbox = connection.credentials.inbox_prefix
     found = consumers()

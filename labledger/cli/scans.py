@@ -75,10 +75,17 @@ def register(app: typer.Typer) -> None:
         replaces: Annotated[
             str | None, typer.Option("--replace", metavar="JOB", help="Take the place of this waiting job.")
         ] = None,
+        deliver: Annotated[
+            list[str] | None,
+            typer.Option("--deliver", metavar="TARGET", help="Where its artifacts go. [default: as the rules say]"),
+        ] = None,
+        no_deliver: Annotated[bool, typer.Option("--no-deliver", help="Its artifacts go nowhere.")] = False,
         watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
         wait: Annotated[bool, typer.Option("--wait", help="Return at its end, without progress.")] = False,
     ) -> None:
         """Request a scan: a plan from a file, or a template with values. Prints its id."""
+        if no_deliver and deliver:
+            raise Stop("--deliver and --no-deliver contradict each other", Code.INVALID)
         values = pairs(set_ or [])
         plan = load_plan(source, template, values)
 
@@ -94,6 +101,8 @@ def register(app: typer.Typer) -> None:
                 metadata=pairs(metadata or [], "--metadata"),
                 scan_id=scan_id,
                 replaces=replaces,
+                deliver=[] if no_deliver else deliver or None,
+                values=values,
             )
             if not (watch or wait):
                 if session.json:
@@ -248,8 +257,8 @@ def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_plan(source: str | None, template: str | None, values: Mapping[str, Any]) -> Any:
-    """What was named on the command line, as a plan."""
-    from labledger.client import as_plan
+    """What was named on the command line: a plan, or a template that fits the values."""
+    from labledger.client.kinds import as_plan, as_template
 
     if (source is None) == (template is None):
         raise Stop("give a FILE with a plan (`-` for standard input), or --template", Code.INVALID)
@@ -260,11 +269,14 @@ def load_plan(source: str | None, template: str | None, values: Mapping[str, Any
         if not path.exists():
             known = ", ".join(sorted(path.stem for path in TEMPLATES.glob("*.json")))
             raise Stop(f"there is no template {template!r}; there are {known}, or give a file", Code.INVALID)
-        return as_plan(path.read_text(encoding="utf-8"), values)
+        told = json.loads(path.read_text(encoding="utf-8"))
+        plan = as_plan(told, values)  # what is wrong with the values is said before anything is asked of the lab
+        return as_template(told) or plan
     told = json.loads(read_text(source or "-"))
     if values and "parameters" not in told:
         raise Stop("--set is for templates, and this file is a plan", Code.INVALID)
-    return as_plan(told, values)
+    plan = as_plan(told, values)
+    return as_template(told) or plan
 
 
 async def resolve(lab: "Lab", given: str) -> str:

@@ -43,6 +43,15 @@ class Kind:
         return await self._lab.send(name, given, timeout_s=timeout_s)
 
 
+def as_template(plan: Any) -> Template | None:
+    """The template, if it is one: a `Template`, or its JSON as a mapping or a text. Raises `ValidationError`."""
+    if isinstance(plan, str | bytes):
+        plan = json.loads(plan)
+    if isinstance(plan, Template) or (isinstance(plan, Mapping) and "parameters" in plan):
+        return Template.model_validate(plan)
+    return None
+
+
 def as_plan(plan: Any, values: Mapping[str, Any] | None = None) -> Plan:
     """A plan from what people have: a `Plan`, its JSON as a mapping or a text, or a template with values.
 
@@ -52,8 +61,8 @@ def as_plan(plan: Any, values: Mapping[str, Any] | None = None) -> Plan:
         plan = json.loads(plan)
     if isinstance(plan, Plan):
         return plan
-    if isinstance(plan, Template) or (isinstance(plan, Mapping) and "parameters" in plan):
-        return Template.model_validate(plan).fill(values or {})
+    if (template := as_template(plan)) is not None:
+        return template.fill(values or {})
     if isinstance(plan, Mapping) and "plan" in plan:
         plan = cast("Mapping[str, Any]", plan)["plan"]
     return Plan.model_validate(plan)
@@ -76,15 +85,21 @@ class Scans(Kind):
         values: Mapping[str, Any] | None = None,
         scan_id: str | UUID | None = None,
         replaces: str | UUID | None = None,
+        deliver: Sequence[str] | None = None,
         wait: bool = False,
         timeout_s: float | None = None,
     ) -> UUID:
         """Request a scan; answers its id. `wait`: return when it has completed (raises `NotDone` if it ends otherwise).
 
-        `replaces`: a job that waits in the queue, whose place the scan takes. `plan` is a `Plan`, its JSON, or a template with `values`. The same `scan_id` again is refused, not run twice.
+        `replaces`: a job that waits in the queue, whose place the scan takes. `plan` is a `Plan`, its JSON, or a template with
+        `values`. `deliver`: the targets of its artifacts, in place of those that the template or the lab's rules name; [] is
+        nowhere. The same `scan_id` again is refused, not run twice.
         """
         id_ = UUID(str(scan_id or uuid7()))
-        body = as_plan(plan, values).model_dump(mode="json")
+        template = as_template(plan)
+        body = as_plan(template or plan, values).model_dump(mode="json")
+        if deliver is None and template is not None:
+            deliver = template.deliver
         await self._send(
             "scan.request",
             timeout_s,
@@ -98,6 +113,8 @@ class Scans(Kind):
             frame=frame,
             metadata=metadata,
             replaces=None if replaces is None else str(replaces),
+            template=template.name if template else None,
+            deliver=None if deliver is None else list(deliver),
         )
         if wait:
             await self.wait(id_)

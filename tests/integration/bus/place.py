@@ -125,6 +125,8 @@ class Handlers:
 
     place: Place
     consumers: tuple[Any, ...] = ()
+    #: What reactions are handed; may be changed while it runs.
+    ports: dict[str, Any] = field(default_factory=dict[str, Any])
     _parts: list[Any] = field(default_factory=list[Any])
 
     async def start(self) -> "Handlers":
@@ -145,7 +147,7 @@ class Handlers:
         brokers.subscribe(
             broker, commands.on_message, stream="CMD", subject="cmd.*.*", durable="commands", inbox_prefix=inbox
         )
-        self.reactor = Reactor(ledger, parking, {})
+        self.reactor = Reactor(ledger, parking, self.ports)
         for consumer in (retry_parked.consumer, *self.consumers):
             self.reactor.attach(broker, consumer, inbox)
         brokers.subscribe(

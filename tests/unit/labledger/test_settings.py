@@ -154,3 +154,17 @@ def test_given_servers_win_over_that_file(tmp_path: Path) -> None:
 def test_nowhere_to_connect_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"`labledger up` .* or set LABLEDGER_NATS_URL"):
         load({}, tmp_path).connection("station")
+
+
+def test_a_rule_of_deliveries_names_targets_that_there_are(tmp_path: Path) -> None:
+    file = tmp_path / "labledger.toml"
+    target = '[targets.archive]\nadapter = "storage.s3"\n'
+    file.write_text(target + '[[deliver]]\nartifacts = ["plot"]\ntargets = ["archive"]\nqueue = "night*"\n')
+    (rule,) = load({}, tmp_path).deliver
+    assert rule.artifacts == ("plot",) and rule.queue == "night*"
+    file.write_text(target + '[[deliver]]\ntargets = ["archiv"]\n')
+    with pytest.raises(SettingsError, match=r"rule 1 .*no target 'archiv'; did you mean archive"):
+        load({}, tmp_path)
+    rules = json.dumps([{"targets": ["archive"], "artifacts": ["movie"]}])
+    with pytest.raises(SettingsError, match="LABLEDGER_DELIVER: deliver"):
+        load({"LABLEDGER_DELIVER": rules}, tmp_path)
