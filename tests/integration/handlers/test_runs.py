@@ -22,8 +22,8 @@ from handlers.run_deliveries import trades
 from handlers.worker import Worker, WorkerSettings
 from tests.doubles.maskhub import MaskHub
 from tests.doubles.shipping import make
-from tests.integration.bus.place import until
-from tests.integration.handlers.lab import Lab
+from tests.integration.bus.place import everything, until
+from tests.integration.handlers.lab import Lab, config, line
 
 TARGET = "maskhub"
 ABOUT = {"mask_id": 42, "run_name": "EDWA run 7", "lot_name": "L1", "wafer_name": "W3", "station": "bench"}
@@ -323,3 +323,50 @@ async def test_the_same_order_twice_is_one_measurement(runs: Runs) -> None:
     await runs.add(1)
     await runs.quiet()
     assert list(runs.hub.per_key().values()) == [1]
+
+
+async def scanned(lab: Lab, data: bytes = b"PAR1 scan", **metadata: Any) -> str:
+    """A scan with its raw data, as the worker that makes artifacts leaves it."""
+    scan_id = await lab.request(line(3), queue_id="main", title="line", metadata=metadata)
+    told = {"artifact_id": lab.blobs.put(data), "size": len(data), "file_name": "scan.parquet", "role": "raw_data"}
+    done = await lab.order("artifact.register", **told, media_type="application/vnd.apache.parquet", scan_id=scan_id)
+    assert done.outcome == "accepted", done.reason
+    return scan_id
+
+
+async def test_a_scan_that_names_a_run_is_a_measurement_of_it(runs: Runs, lab: Lab) -> None:
+    await lab.station(t=config("trivial", lab.world))
+    await until(lambda: lab.history("equipment", "t"), what="the instrument is known")
+    await runs.start()
+    await runs.courier()
+    about = {"run_id": runs.run_id, "device_name": "ring_4", "die_x": 4, "die_y": -1, "laser_nm": 1550.5}
+    scan_id = await scanned(lab, **about)
+    await scanned(lab, b"PAR1 another")  # names no run
+    await runs.counts(1, 1, 0, 0)
+    (stored,) = runs.hub.measurements
+    assert (stored["device_name"], stored["die_x"], stored["die_y"], stored["type"]) == ("ring_4", "4", "-1", "scan")
+    assert (stored["lot_name"], stored["file_name"]) == ("L1", "scan.parquet")
+    meta = json.loads(stored["test_meta"])
+    assert meta["laser_nm"] == 1550.5 and meta["scan_id"] == scan_id and meta["title"] == "line"
+
+
+async def test_a_scan_that_cannot_be_added_is_parked_and_can_be_retried(runs: Runs, lab: Lab) -> None:
+    await lab.station(t=config("trivial", lab.world))
+    await until(lambda: lab.history("equipment", "t"), what="the instrument is known")
+    await runs.courier()
+    await scanned(lab, run_id=runs.run_id, device_name="ring", die_x=1, die_y=1)  # the run is not there yet
+    await scanned(lab, b"PAR1 other", run_id=runs.run_id, device_name="ring")  # no die
+
+    async def parked() -> dict[str, str]:
+        added = [one for one in await everything(lab.place.opened[0], "evt.parked.>") if one.type == "parked.added.v1"]
+        reasons = {one.id: json.loads(one.data)["reason"] for one in added}
+        return reasons if len(reasons) == 2 else {}
+
+    reasons = await until(parked, 60, "both are parked")
+    assert any("there is no run" in reason for reason in reasons.values())
+    assert any("die_x: Field required" in reason for reason in reasons.values())
+    await runs.start()
+    id_ = next(id_ for id_, reason in reasons.items() if "there is no run" in reason)
+    done = await lab.order("parked.retry", parked_id=id_)
+    assert done.outcome == "accepted", done.reason
+    await runs.counts(1, 1, 0, 0)
