@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from adapters.storage.cid import PROFILES, Cutter, Digests, digest_file, directory, parse
 from adapters.storage.kubo import Kubo, KuboOptions
-from adapters.storage.pinata import Pinata, PinataOptions
+from adapters.storage.pinata import FREE_PLAN, Pinata, PinataOptions
 from adapters.storage.pinning import Kept, Load, Service
 from adapters.web.client import HttpOptions, tally
 from domain.errors import Refused
@@ -39,7 +39,10 @@ class IpfsOptions(BaseModel):
     profile: str | None = Field(
         default=None, description=f"How the CID is made: {', '.join(PROFILES)}. Else as the service does by itself."
     )
-    http: HttpOptions = Field(default=HttpOptions(), description="Time-outs and pace.")
+    http: HttpOptions | None = Field(
+        default=None,
+        description="Time-outs and pace; to Pinata 60 requests a minute (its free plan) unless said otherwise.",
+    )
 
     @field_validator("profile")
     @classmethod
@@ -66,9 +69,9 @@ class Target:
     def __init__(self, name: str, options: IpfsOptions, context: TargetContext) -> None:
         self._service: Service
         if options.pinata is not None:
-            self._service = Pinata(name, options.pinata, options.http, context.environ)
+            self._service = Pinata(name, options.pinata, options.http or FREE_PLAN, context.environ)
         else:
-            self._service = Kubo(name, options.kubo or KuboOptions(), options.http, context.environ)
+            self._service = Kubo(name, options.kubo or KuboOptions(), options.http or HttpOptions(), context.environ)
         self._name = name
         self._profile = PROFILES[options.profile or self._service.profile]
 

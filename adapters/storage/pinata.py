@@ -21,6 +21,8 @@ from adapters.web.client import BadStatus, Body, FilePart, HttpOptions, MadePart
 from domain.ports import Check, DeliveryFailed
 
 JWT = "PINATA_JWT"
+#: 60 requests a minute; the other plans have 250, 500 and 6000. Over it Pinata answers 429, without saying for how long.
+FREE_PLAN = HttpOptions(requests_per_s=0.9, burst=6)
 #: A pause after which a file that is "pending" is asked for again: doubled each time.
 FIRST_LOOK_S, LONGEST_LOOK_S = 1.0, 15.0
 

@@ -29,7 +29,7 @@ def kubo(tmp_path: Path) -> Iterator[Outside]:
 
 
 def to_pinata(double: Outside, folder: Path, **settings: Any) -> Shipper:
-    options = {"pinata": {"upload_url": f"{double.url}/v3", "api_url": double.url} | settings}
+    options = {"pinata": {"upload_url": f"{double.url}/v3", "api_url": double.url} | settings, "http": {}}
     return Shipper(folder, "storage.ipfs", options, {"PINATA_JWT": JWT})
 
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,43 +18,24 @@ from tests.doubles.cloudflare import ACCOUNT, NAMESPACE
 from tests.doubles.cloudflare import TOKEN as CLOUDFLARE_TOKEN
 from tests.doubles.pinata import JWT
 from tests.doubles.server import Outside, outside
-from tests.faults.lab import Lab, Process
+from tests.faults.lab import Lab
 from tests.faults.proof import chains_are_whole, nothing_is_stored_twice, outcomes_are_true, what_was_heard_is_there
+from tests.faults.test_deliveries import QUICK, Deliverer
 
 COUNT, KEYS = 24, 4
-RETRY = {"max_retries": 50, "multiplier": 0.05, "min_wait_s": 0.05, "max_wait_s": 0.5}
 
 
-def add_worker(lab: Lab, pinata: Outside, cloudflare: Outside) -> None:
+def deliverer(lab: Lab, pinata: Outside, cloudflare: Outside) -> Deliverer:
     """The role `deliver`, which knows both targets."""
     pace = {"requests_per_s": 500, "burst": 500}
+    to_pinata = {"pinata": {"upload_url": f"{pinata.url}/v3", "api_url": pinata.url}, "http": pace}
+    to_cloudflare = {"cloudflare": {"url": f"{cloudflare.url}/client/v4"}, "http": pace}
     targets = {
-        "pinata": {
-            "adapter": "storage.ipfs",
-            "options": {"pinata": {"upload_url": f"{pinata.url}/v3", "api_url": pinata.url}},
-            "retry": RETRY,
-        },
-        "cloudflare": {
-            "adapter": "storage.kv",
-            "options": {"cloudflare": {"url": f"{cloudflare.url}/client/v4"}, "http": pace},
-            "retry": RETRY,
-        },
+        "pinata": {"adapter": "storage.ipfs", "options": to_pinata, "retry": QUICK},
+        "cloudflare": {"adapter": "storage.kv", "options": to_cloudflare, "retry": QUICK},
     }
-    env = {
-        "LABLEDGER_DATA_DIR": str(lab.folder),
-        "LABLEDGER_TARGETS": json.dumps(targets),
-        "PINATA_JWT": JWT,
-        "CLOUDFLARE_API_TOKEN": CLOUDFLARE_TOKEN,
-        "CLOUDFLARE_ACCOUNT_ID": ACCOUNT,
-        "KV_NAMESPACE_ID": NAMESPACE,
-    }
-    lab.processes["deliver"] = Process("deliver", ("deliver",), env, lab.folder / "deliver.log")
-    inner = lab._command_line
-
-    def command_line(words: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-m", "labledger", "run", "deliver"] if words == ("deliver",) else inner(words)
-
-    lab._command_line = command_line  # type: ignore[method-assign]
+    environ = {"PINATA_JWT": JWT, "CLOUDFLARE_API_TOKEN": CLOUDFLARE_TOKEN}
+    return Deliverer(lab, targets, environ | {"CLOUDFLARE_ACCOUNT_ID": ACCOUNT, "KV_NAMESPACE_ID": NAMESPACE})
 
 
 async def publish(lab: Lab, n: int) -> str:
@@ -87,13 +67,9 @@ async def test_publications_come_through_kills_of_all_that_makes_them(
             double.fail("drop_after", path="files$|values|bulk", times=6)
             double.fail("slow_after", seconds=0.1, times=100_000)
         async with make_lab() as lab:
-            add_worker(lab, pinata, cloudflare)
-            await lab.start("commands", "deliver")
-
-            async def opened() -> bool:
-                return bool(await lab.history("target", "pinata") and await lab.history("target", "cloudflare"))
-
-            await lab.until(opened, "both targets are known")
+            await lab.start("commands")
+            process = deliverer(lab, pinata, cloudflare).begin()
+            await lab.until(lambda: "deliver: ready" in process.said(), "deliver is ready")
             ids = [await publish(lab, n) for n in range(COUNT)]
             for name in ("deliver", "commands", "commands", "deliver", "commands"):
                 await asyncio.sleep(chance.uniform(0, 1.0))

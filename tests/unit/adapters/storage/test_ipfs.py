@@ -42,7 +42,7 @@ def cid_of(path: Path, profile: str) -> str:
 
 
 def pinata_target(double: Pinata, jwt: str = JWT, **settings: Any) -> Target:
-    top = {name: settings.pop(name) for name in ("profile", "http") if name in settings}
+    top = {"http": settings.pop("http", {})} | ({"profile": settings.pop("profile")} if "profile" in settings else {})
     options = {"upload_url": f"{double.url}/v3", "api_url": double.url, "pending_s": 5} | settings
     return make("storage.ipfs", {"pinata": options} | top, {"PINATA_JWT": jwt})
 
@@ -202,6 +202,17 @@ async def test_a_rate_limit_with_its_wait_is_told(pinata: Pinata, plot: Path) ->
     target = pinata_target(pinata)
     error = await Dock(plot).failing(target)
     assert error.kind == "throttled" and error.retry_after_s == 7
+    await target.close()
+
+
+async def test_the_free_plan_is_kept_unless_another_is_set(pinata: Pinata, plot: Path) -> None:
+    """A file that is there already is one question: the seventh within a moment has to wait."""
+    target = pinata_target(pinata, http=None)
+    await Dock(plot).attempt(target)
+    for _ in range(4):
+        await Dock(plot).attempt(target)
+    pace: Any = target._service._web.bucket  # type: ignore[attr-defined]
+    assert 0 <= pace._tokens < 1.5 and pinata.count() == 6
     await target.close()
 
 
