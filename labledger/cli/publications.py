@@ -83,6 +83,34 @@ def register(app: typer.Typer) -> None:
         session.run(publish)
 
     _publications(app)
+    _cid(app)
+
+
+def _cid(app: typer.Typer) -> None:
+    @command(
+        app,
+        "cid",
+        example="labledger cid daily.png --expect bafkreiethitatfzg3uqrrzaukck6psf5bp37cjq2dda3uejj7iodvz54bi",
+    )
+    def _cid(
+        session: Session,
+        file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file.")],
+        expect: Annotated[
+            str | None, typer.Option("--expect", metavar="CID", help="Exit code 4 unless it is one of this file's.")
+        ] = None,
+    ) -> None:
+        """The names of a file on IPFS, by profile, computed here. No lab is needed."""
+        from adapters.storage.cid import PROFILES, digest_file, parse
+
+        wanted = None if expect is None else parse(expect)
+        found = digest_file(file, PROFILES)
+        cids = {name: root.cid for name, root in found.roots.items()}
+        matching = [name for name, cid in cids.items() if wanted is None or parse(cid).same_block(wanted)]
+        session.record(cids | {"sha256": found.sha256, "size": found.size}, title=str(file))
+        if not matching:
+            raise Stop(f"{expect} is no name of this file", Code.NOT_VERIFIED)
+        if expect is not None:
+            session.print(f"{expect} is this file, by {', '.join(matching)}")
 
 
 def _row(told: dict[str, Any]) -> dict[str, Any]:
