@@ -9,16 +9,17 @@ import numpy as np
 
 from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, text_level
 from adapters.curves.check import chance, features
-from adapters.curves.frame import find_frames, settled, strokes
+from adapters.curves.frame import corners, find_frames, settled, strokes
 from adapters.curves.ink import layers_of
+from adapters.curves.lane import beyond_cover, sole_curve, without_hems, without_pointers
 from adapters.curves.legacy import scan
 from adapters.curves.llm import Adviser, advised, ask
-from adapters.curves.names import named
+from adapters.curves.names import legend_of, named, sample_area
 from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.trace import trace
 from adapters.curves.words import engine as own_engine
-from adapters.curves.words import read_boxes
+from adapters.curves.words import read_boxes, written
 from domain.errors import Refused
 
 Method = Literal["standard", "legacy", "llm"]
@@ -274,17 +275,19 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     lap("text")
     frame = calibration.frame
     x, y = calibration.x, calibration.y
-    texts = [w.box for w in words if w.score > 0.55]
+    texts = [w.box for w in written(words, frame)]
     size = float(np.hypot(frame.box.width, frame.box.height))
+    legend = legend_of(picture.rgb, words, frame, text.read)
     if options.method == "legacy":
         paths, layers = scan(picture.rgb, frame, x, y, texts, picture.noise), []
         lap("trace")
     else:
-        layers = layers_of(picture.rgb, frame, x, y, texts, picture.noise)
+        layers = layers_of(picture.rgb, frame, x, y, texts, picture.noise, sample_area(legend))
         lap("ink")
-        paths = trace(layers, size, texts)
+        paths = without_pointers(without_hems(trace(layers, size, texts, sole_curve), layers, size), texts, size)
+        paths = beyond_cover(paths, size, corners(frame))
         lap("trace")
-    paths = named(picture.rgb, chosen(paths, options.calibration), words, frame)
+    paths = named(picture.rgb, chosen(paths, options.calibration), words, frame, legend)
     paths = names_by_advice(paths, advice.get("names"), picture)
     lap("names")
     seen = features(x, y, paths, layers)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from adapters.curves.kit import connected, peaks
+from adapters.curves.kit import connected, peaks, seen_along
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Mask, Rgb
 
 
@@ -59,9 +59,33 @@ def contrast(rgb: Rgb, reach: int) -> Floats:
     return np.asarray(np.clip(paper.astype(np.float32) - rgb.astype(np.float32), 0, 255), np.float64)
 
 
-def palette(rgb: Rgb, strong: Mask, least: int) -> list[Floats]:
+def bleeding(v: Floats) -> float:
+    """How far colour runs out of strokes onto the paper, 0 in a clean picture: JPEG keeps colour at half the resolution or less."""
+    strength = v.max(axis=2)
+    chroma = strength - v.min(axis=2)
+    core = (strength > 60) & (chroma > 60)
+    if core.sum() < 50:
+        return 0.0
+    near = np.asarray(cv2.dilate(core.astype(np.uint8), np.ones((15, 15), np.uint8)), np.bool_)
+    inked = np.asarray(cv2.dilate((strength > 40).astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
+    out = near & ~inked
+    return float(chroma[out].mean() / chroma[core].mean()) if out.any() else 0.0
+
+
+def gathered(values: Floats, strength: Floats, sigma: float) -> Floats:
+    """Colour that ran out of its strokes brought back: its sum around a pixel over the sum of ink there.
+
+    `values` are differences from the paper, so that a mixture with paper only makes them shorter; the sums keep their direction.
+    """
+    peak = np.asarray(cv2.dilate(strength.astype(np.float32), np.ones((9, 9), np.uint8)), np.float64)
+    part = strength / np.maximum(peak, 20.0)
+    total = np.asarray(cv2.GaussianBlur(values.astype(np.float32), (0, 0), sigma), np.float64)
+    weight = np.asarray(cv2.GaussianBlur(part.astype(np.float32), (0, 0), sigma), np.float64)
+    return total / np.maximum(weight, 0.08)[..., None]
+
+
+def palette(lab: Floats, strong: Mask, least: int) -> list[Floats]:
     """The colours of coloured strokes as Lab triples, by their cores (the darkest pixels across a stroke)."""
-    lab = np.asarray(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float64)
     chroma = np.hypot(lab[..., 1], lab[..., 2])
     local = np.asarray(cv2.dilate(chroma.astype(np.float32), np.ones((3, 3), np.uint8)), np.float64)
     core = strong & (chroma > 0.9 * local)
@@ -107,10 +131,8 @@ def without_rims(masks: Sequence[Painted]) -> list[Painted]:
         for k, (other, other_colour, _) in enumerate(kept):
             near = np.asarray(cv2.dilate(other.astype(np.uint8), np.ones((11, 11), np.uint8)), np.bool_)
             # Two curves of different hues may run side by side all the way; a rim has its stroke's hue.
-            if (
-                abs(hue_gap(rgb_to_lab(colour), rgb_to_lab(other_colour))) < 0.8
-                and float((mask & near).sum()) > 0.8 * total
-            ):
+            gap = abs(hue_gap(rgb_to_lab(colour), rgb_to_lab(other_colour)))
+            if gap < 0.8 and float((mask & near).sum()) > (0.6 if gap < 0.35 else 0.8) * total:
                 kept[k] = (np.asarray(other | mask, np.bool_), other_colour, True)
                 break
         else:
@@ -356,10 +378,92 @@ def showing(mask: Mask, bands: Sequence[Band]) -> list[Band]:
     return [b for b, cover in zip(bands, covers, strict=True) if cover > 0.12]
 
 
+def without_residue(grey: Mask, coloured: Mask, thick: float) -> Mask:
+    """Grey ink that only hems coloured strokes (rims, washed-out pieces of JPEG) goes; what runs on elsewhere stays."""
+    if not coloured.any() or not grey.any():
+        return grey
+    k = 2 * round(0.6 * thick + 1.5) + 1
+    near = np.asarray(cv2.dilate(coloured.astype(np.uint8), np.ones((k, k), np.uint8)), np.bool_)
+    count, labels, stats, _ = connected(grey)
+    inside = np.bincount(labels[near], minlength=count)
+    hems = inside > 0.7 * stats[:, cv2.CC_STAT_AREA]
+    hems[0] = False
+    return grey & ~hems[labels]
+
+
+def without_mixed(mask: Mask, others: Mask, thick: float) -> Mask:
+    """Small pieces that hem other colours go: where two curves overlap or lie close, their colours mix to a third."""
+    if not mask.any() or not others.any():
+        return mask
+    k = 2 * round(0.8 * thick + 2) + 1
+    near = np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((k, k), np.uint8)), np.bool_)
+    count, labels, stats, _ = connected(mask)
+    area = stats[:, cv2.CC_STAT_AREA]
+    extent = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
+    inside = np.bincount(labels[mask & near], minlength=count)
+    # Dashes are as large as each other; what the mixing makes is small beside the colour's own strokes.
+    small = (extent < 0.05 * float(np.hypot(*mask.shape))) & (area < 0.1 * area[1:].max())
+    mixed = small & (inside > 0.85 * area)
+    mixed[0] = False
+    return mask & ~mixed[labels]
+
+
+def without_letters(mask: Mask, text: Mask) -> Mask:
+    """Pieces of coloured ink that lie within text go; strokes that only pass through it stay."""
+    if not (mask & text).any():
+        return mask
+    count, labels, stats, _ = connected(mask)
+    inside = np.bincount(labels[mask & text], minlength=count)
+    letters = inside > 0.85 * stats[:, cv2.CC_STAT_AREA]
+    letters[0] = False
+    return mask & ~letters[labels]
+
+
+def framed(mask: Mask, rim: int) -> bool:
+    """True when a layer has the plot's frame in it, so that its ink beside the border says nothing about curves."""
+    sides = (
+        seen_along(mask[:rim], 0),
+        seen_along(mask[-rim:], 0),
+        seen_along(mask[:, :rim], 1),
+        seen_along(mask[:, -rim:], 1),
+    )
+    return sum(float(side.mean()) > 0.9 for side in sides) >= 2
+
+
+def without_boxes(mask: Mask, text: Mask, thick: float) -> Mask:
+    """Borders of boxes around text (legends, notes) taken out: paper that is closed in by four straight sides."""
+    count, _, stats, _ = connected(~mask)
+    h, w = mask.shape
+    out = mask.copy()
+    grown = round(thick) + 2
+    for i in range(1, count):
+        x, y, bw, bh, area = (int(v) for v in stats[i])
+        if x == 0 or y == 0 or x + bw == w or y + bh == h or min(bw, bh) < 8 or area < 0.4 * bw * bh:
+            continue
+        if text[y : y + bh, x : x + bw].sum() < 0.12 * bw * bh:
+            continue
+        sides = (
+            seen_along(mask[max(0, y - 2) : y + 1, x : x + bw], 0),
+            seen_along(mask[y + bh - 1 : y + bh + 2, x : x + bw], 0),
+            seen_along(mask[y : y + bh, max(0, x - 2) : x + 1], 1),
+            seen_along(mask[y : y + bh, x + bw - 1 : x + bw + 2], 1),
+        )
+        # Rounded corners leave the ends of each side open.
+        if min(float(side[len(side) // 8 : max(1, 7 * len(side) // 8)].mean()) for side in sides) > 0.93:
+            out[max(0, y - grown) : y + bh + grown, max(0, x - grown) : x + bw + grown] = False
+    return out
+
+
 def layers_of(
-    rgb: Rgb, frame: Frame, x: Axis | None, y: Axis | None, texts: Sequence[Box], noise: float
+    rgb: Rgb,
+    frame: Frame,
+    x: Axis | None,
+    y: Axis | None,
+    texts: Sequence[Box],
+    noise: float,
+    legend: Sequence[Box] = (),
 ) -> list[Layer]:
-    """Curve ink by colour, the strongest layers first."""
+    """Curve ink by colour, the strongest layers first. `legend` are places of samples, whose ink is no curve's."""
     x0, y0, x1, y1 = plot_area(frame)
     part = np.ascontiguousarray(rgb[y0:y1, x0:x1])
     h, w = part.shape[:2]
@@ -367,15 +471,31 @@ def layers_of(
     reach = max(15, 2 * (max(w, h) // 50) + 1)
     v = contrast(part, reach)
     strength = v.max(axis=2)
-    chroma = strength - v.min(axis=2)
     text = text_mask((h, w), texts, origin, 1)
+    samples = text_mask((h, w), legend, origin, 1)
     inked = strength[strength > max(25, 4 * noise)]
     top = float(np.percentile(inked, 95)) if len(inked) > 50 else 255.0
-    coloured = (chroma > max(34.0, 5 * noise)) & (chroma > 0.3 * strength)
-    strong = coloured & (chroma > 45)
-    colours = palette(part, strong & ~text, max(40, int(0.25 * w)))
-    lab = np.asarray(cv2.cvtColor(part.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float64)
     weak_level = max(14.0, 0.15 * top, 4 * noise)
+    lab = np.asarray(cv2.cvtColor(part.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float64)
+    white = (
+        np.median(lab[strength < weak_level].reshape(-1, 3), axis=0)
+        if (strength < weak_level).any()
+        else np.array([100.0, 0, 0])
+    )
+    bleed = bleeding(v)
+    hued = v
+    if bleed > 0.02:
+        sigma = min(5.0, 1.5 + 35 * bleed)
+        lab = white + gathered(lab - white, strength, sigma)
+        hued = gathered(v, strength, sigma)
+    depth = hued.max(axis=2)
+    chroma = depth - hued.min(axis=2)
+    coloured = (chroma > max(34.0, 5 * noise)) & (chroma > 0.3 * depth)
+    if bleed > 0.02:
+        peak = np.asarray(cv2.dilate(strength.astype(np.float32), np.ones((9, 9), np.uint8)), np.float64)
+        coloured &= (strength > 0.35 * peak) & (strength > weak_level)
+    strong = coloured & (chroma > 45)
+    colours = palette(lab, strong & ~text & ~samples, max(40, int(0.25 * w)))
     edge = np.zeros((h, w), np.bool_)
     rim = max(2, round(0.006 * max(w, h)))
     edge[:rim], edge[-rim:], edge[:, :rim], edge[:, -rim:] = True, True, True, True
@@ -383,11 +503,6 @@ def layers_of(
     masks: list[tuple[Mask, tuple[int, int, int], bool]] = []
     if colours:
         # A rim pixel mixes a colour with the paper: it lies on the line between them in Lab.
-        white = (
-            np.median(lab[strength < weak_level].reshape(-1, 3), axis=0)
-            if (strength < weak_level).any()
-            else np.array([100.0, 0, 0])
-        )
         costs: list[Floats] = []
         mix: list[Floats] = []
         for centre in colours:
@@ -414,6 +529,11 @@ def layers_of(
     )
     masks.append((grey & (strength > level), (0, 0, 0), False))
     masks = without_rims(masks)
+    painted = np.zeros((h, w), np.bool_)
+    for mask, _, chromatic in masks:
+        if chromatic:
+            painted |= mask
+    usual = stroke_width(painted)
     allink = strength > weak_level
     for mask, colour, chromatic in masks:
         seen = mask if chromatic else grey & (strength > weak_level)
@@ -423,19 +543,34 @@ def layers_of(
         found_columns = peaks_of(level_part.T, seen.T, free.T)
         rows = grid_bands(found_rows, comb(y, [q for q in found_rows if q.cover > 0.5], y0, h), h)
         columns = grid_bands(found_columns, comb(x, [q for q in found_columns if q.cover > 0.5], x0, w), w)
+        # A coloured grid has many lines; one or two "lines" of a colour are flat pieces of its curve.
+        if chromatic and len(rows) + len(columns) < 4:
+            rows, columns = [], []
         solid, solid_c = showing(mask, rows), showing(np.ascontiguousarray(mask.T), columns)
         bare, grid = without_grid(mask, solid, solid_c)
-        bare &= ~edge
-        if not chromatic:
-            bare = without_text(bare, text)
+        bare &= ~samples
+        if not chromatic or framed(mask, rim):
+            bare &= ~edge
+        bare = (
+            without_letters(bare, text)
+            if chromatic
+            else without_text(without_boxes(bare, text, stroke_width(bare)), text)
+        )
+        if not chromatic and colours:
+            bare = without_residue(bare, painted, usual)
         others = np.zeros((h, w), np.bool_)
         for other, _, is_colour in masks:
             if other is not mask and (is_colour or chromatic):
                 others |= other
         hidden = (
-            grid & mask | text | np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
+            grid & mask
+            | text
+            | samples
+            | np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
         )
         thick = stroke_width(bare)
+        if chromatic:
+            bare = without_mixed(bare, painted & ~mask, thick)
         bare = without_specks(bare, max(2, round(0.6 * thick)))
         layers.append(Layer(bare, hidden, allink, text, colour, chromatic, origin, thick))
     return layers

@@ -17,6 +17,11 @@ def connected(mask: Mask) -> tuple[int, Ints, Ints, Floats]:
     return int(count), np.asarray(labels, np.int64), np.asarray(stats, np.int64), np.asarray(centres, np.float64)
 
 
+def seen_along(mask: Mask, axis: int) -> Mask:
+    """For each column (axis 0) or row (axis 1): is any pixel of it set?"""
+    return np.asarray(mask.any(axis=axis), np.bool_)
+
+
 def nearest(points: Floats, others: Floats, limit: float) -> Floats:
     """Distance of each point to the nearest of the others; infinite beyond the limit."""
     spatial: Any = import_module("scipy.spatial")

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
 
 from adapters.curves.kit import pairs
-from adapters.curves.shapes import Box, Floats, Frame, Path, Rgb, Word
+from adapters.curves.shapes import Box, Floats, Frame, Ints, Mask, Path, Rgb, Word
+from adapters.curves.words import Reader, crop
 
 SPOILT = {
     "℃": "°C",
@@ -38,58 +40,193 @@ def may_name(text: str) -> bool:
     return 1 < len(text) <= 32 and any(c.isalpha() for c in text) and any(c.isalnum() for c in text)
 
 
-def sample_beside(rgb: Rgb, box: Box) -> tuple[Box, Floats] | None:
-    """The piece of line left of a legend's entry: its box and mean colour, or None."""
+@dataclass(frozen=True)
+class Sample:
+    """The piece of line, with or without a marker, that stands beside an entry of a legend."""
+
+    box: Box
+    colour: Floats
+    """Mean of its strongest pixels, RGB."""
+    after: bool = False
+    """True when it stands right of its text, as gnuplot has it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    word: Word
+    sample: Sample
+
+
+Legend = list[Entry]
+
+
+def pieces_of(columns: Ints, gap: float) -> list[tuple[int, int]]:
+    """(first, last) of runs of columns that are no more than `gap` apart."""
+    if len(columns) == 0:
+        return []
+    runs = np.split(columns, np.nonzero(np.diff(columns) > gap)[0] + 1)
+    return [(int(r[0]), int(r[-1])) for r in runs]
+
+
+def is_sample(body: Mask, height: float) -> bool:
+    """True for a level line in the middle of the rows with at most one marker on it; letters stand all along."""
+    rows = np.nonzero(body.sum(axis=1) > 0.3 * body.shape[1])[0]
+    middle = (body.shape[0] - 1) / 2
+    if len(rows) == 0:
+        return False
+    nearest_row = rows[np.abs(rows - middle).argmin()]
+    if abs(float(nearest_row) - middle) > 0.22 * height:
+        return False
+    core = rows[np.abs(rows - nearest_row) < 0.2 * height]
+    line = np.zeros(body.shape[0], np.bool_)
+    line[max(0, int(core[0]) - 1) : int(core[-1]) + 2] = True
+    rest = np.nonzero(body[~line].any(axis=0))[0]
+    return len(rest) == 0 or float(np.ptp(rest)) < 1.1 * height
+
+
+def sample_beside(rgb: Rgb, box: Box, *, after: bool = False) -> tuple[Sample, float] | None:
+    """The piece of line left of a legend's entry (right of it: `after`), and where the text begins (ends); or None.
+
+    The detector's box often begins within the sample, so that pieces inside the box are looked at too.
+    """
+    if after:
+        wide = rgb.shape[1] - 1
+        found = sample_beside(rgb[:, ::-1], Box(wide - box.x1, box.y0, wide - box.x0, box.y1))
+        if found is None:
+            return None
+        q = found[0].box
+        return Sample(Box(wide - q.x1, q.y0, wide - q.x0, q.y1), found[0].colour, True), wide - found[1]
     height = box.height
-    y0, y1 = round(box.cy - 0.42 * height), round(box.cy + 0.42 * height)
-    x1 = round(box.x0 - 1)
-    x0 = max(0, round(box.x0 - 5.5 * height))
-    if x1 - x0 < 6 or y0 < 0 or y1 >= rgb.shape[0]:
+    y0, y1 = round(box.cy - 0.45 * height), round(box.cy + 0.45 * height)
+    x0, x1 = max(0, round(box.x0 - 5.8 * height)), min(rgb.shape[1] - 1, round(box.x0 + 0.6 * box.width + height))
+    if x1 - x0 < 6 or y0 < 0 or y1 >= rgb.shape[0] or height < 6:
         return None
     part = rgb[y0 : y1 + 1, x0 : x1 + 1].astype(np.float64)
     paper = np.percentile(part.reshape(-1, 3), 80, axis=0)
     away = np.abs(part - paper).max(axis=2)
-    inked = away > max(30.0, 0.35 * float(away.max()))
-    columns = np.nonzero(inked.any(axis=0))[0]
-    if len(columns) < 0.8 * height:
-        return None
-    # The sample is the run of columns next to the text, its own dashes and markers included.
-    gaps = np.nonzero(np.diff(columns) > 0.7 * height)[0]
-    run = columns[gaps[-1] + 1 :] if len(gaps) else columns
-    if len(run) < 2 or x1 - x0 - run[-1] > 1.6 * height or not 0.9 * height <= run[-1] - run[0] <= 5.2 * height:
-        return None
-    rows = np.nonzero(inked[:, run[0] : run[-1] + 1].sum(axis=1) > 0.3 * (run[-1] - run[0]))[0]
-    if len(rows) == 0 or len(rows) > 0.5 * height:
-        return None
-    line = part[rows[0] : rows[-1] + 1, run[0] : run[-1] + 1][inked[rows[0] : rows[-1] + 1, run[0] : run[-1] + 1]]
-    strongest = line[np.abs(line - paper).max(axis=1) >= np.percentile(np.abs(line - paper).max(axis=1), 60)]
-    return Box(x0 + float(run[0]), box.y0, x0 + float(run[-1]), box.y1), np.asarray(
-        np.median(strongest, axis=0), np.float64
-    )
-
-
-def legend_of(rgb: Rgb, words: Sequence[Word], frame: Frame) -> list[tuple[Word, Box, Floats]]:
-    """Entries (text, sample's box, sample's colour) of a legend: at least two, one under the other."""
-    b = frame.box
-    found: list[tuple[Word, Box, Floats]] = []
-    for word in words:
-        if word.upright or (not may_name(tidy(word.text)) and len(tidy(word.text)) < 2):
+    inked = away > max(30.0, 0.3 * float(away.max()))
+    # The border of the legend and the frame of the plot cross all rows; the sample lies right of them.
+    borders = np.nonzero(inked.mean(axis=0) > 0.97)[0]
+    borders = borders[borders < box.x0 - x0 - 0.9 * height]
+    start = int(borders[-1]) + 1 if len(borders) else 0
+    pieces = pieces_of(np.nonzero(inked[:, start:].any(axis=0))[0] + start, max(2.0, 0.12 * height))
+    for last in range(len(pieces) - 1):
+        end = pieces[last][1]
+        space = pieces[last + 1][0] - end
+        if end < box.x0 - x0 - 1.7 * height:
             continue
-        inside = b.x0 < word.box.cx and b.y0 - 0.2 * b.height < word.box.cy < b.y1
-        sample = sample_beside(rgb, word.box) if inside else None
-        if sample is not None:
-            found.append((word, *sample))
-    best: list[tuple[Word, Box, Floats]] = []
-    for word, _, _ in found:
-        column = [
-            q
-            for q in found
-            if abs(q[1].x0 - next(s for w, s, _ in found if w is word).x0) < 1.2 * word.box.height
-            and abs(q[0].box.x0 - word.box.x0) < 1.5 * word.box.height
-        ]
-        if len(column) > len(best):
-            best = column
-    return sorted(best, key=lambda q: q[0].box.cy) if len(best) >= 2 else []
+        if end > box.x0 - x0 + 0.4 * box.width or space < 0.25 * height:
+            continue
+        first = last
+        while first > 0 and pieces[first][0] - pieces[first - 1][1] < 0.75 * height:
+            first -= 1
+        for k in range(first, last + 1):
+            left = pieces[k][0]
+            if 0.9 * height <= end - left + 1 <= 5.4 * height and is_sample(inked[:, left : end + 1], height):
+                pixels = part[:, left : end + 1][inked[:, left : end + 1]]
+                strength = np.abs(pixels - paper).max(axis=1)
+                colour = np.median(pixels[strength >= np.percentile(strength, 60)], axis=0)
+                where = Box(x0 + float(left), box.y0, x0 + float(end), box.y1)
+                return Sample(where, np.asarray(colour, np.float64)), x0 + float(pieces[last + 1][0])
+    return None
+
+
+def legend_of(rgb: Rgb, words: Sequence[Word], frame: Frame, read: Reader) -> Legend:
+    """Entries of a legend: at least two, one under the other, each with a sample at the same side."""
+    b = frame.box
+    texts = [
+        w
+        for w in words
+        if not w.upright
+        and len(tidy(w.text)) >= 2
+        and b.x0 < w.box.cx
+        and b.y0 - 0.2 * b.height < w.box.cy < b.y1 + 0.02 * b.height
+    ]
+    best: Legend = []
+    for after in (False, True):
+        found = [entry for w in texts if (entry := entry_of(rgb, w, after=after)) is not None]
+        for one in found:
+            column = [q for q in found if same_column(q, one)]
+            if len(column) >= 2 and len(column) > len(best):
+                best = column
+    if not best:
+        return []
+    best = completed(rgb, reread(rgb, best, words, read), texts)
+    return sorted(best, key=lambda q: q.word.box.cy)
+
+
+def entry_of(rgb: Rgb, word: Word, *, after: bool) -> Entry | None:
+    """A word with the sample beside it; its box cut where the sample ends."""
+    found = sample_beside(rgb, word.box, after=after)
+    if found is None:
+        return None
+    sample, edge = found
+    b = word.box
+    cut = Box(b.x0, b.y0, min(b.x1, edge + 2), b.y1) if after else Box(max(b.x0, edge - 2), b.y0, b.x1, b.y1)
+    return Entry(replace(word, box=cut), sample) if cut.width > 0.4 * b.height else None
+
+
+def reread(rgb: Rgb, legend: Legend, words: Sequence[Word], read: Reader) -> Legend:
+    """Texts whose box was cut are read again, without the sample in front."""
+    whole = {(w.box.x0, w.box.x1, w.box.y0, w.box.y1) for w in words}
+    cut = [i for i, e in enumerate(legend) if (q := e.word.box) and (q.x0, q.x1, q.y0, q.y1) not in whole]
+    out = list(legend)
+    for i, (text, score) in zip(cut, read([crop(rgb, legend[i].word.box, 1) for i in cut]), strict=True):
+        if text.strip():
+            out[i] = replace(out[i], word=replace(out[i].word, text=text.strip(), score=score))
+    return out
+
+
+def same_column(one: Entry, other: Entry) -> bool:
+    """True when two entries can stand in one legend: texts and samples aligned."""
+    height = max(one.word.box.height, other.word.box.height)
+    a, c = one.sample.box, other.sample.box
+    samples = min(abs(a.x0 - c.x0), abs(a.x1 - c.x1)) < 0.6 * height and abs(a.cx - c.cx) < 1.3 * height
+    if one.sample.after:
+        return samples and abs(one.word.box.x1 - other.word.box.x1) < 1.2 * height
+    return samples and abs(one.word.box.x0 - other.word.box.x0) < 1.2 * height
+
+
+def completed(rgb: Rgb, legend: Legend, texts: Sequence[Word]) -> Legend:
+    """Texts between and next to the entries found join them: their samples are looked for where the others' are."""
+    after = legend[0].sample.after
+    height = float(np.median([e.word.box.height for e in legend]))
+    left = min(e.sample.box.x0 for e in legend) - 0.3 * height
+    right = max(e.sample.box.x1 for e in legend) + 0.3 * height
+    edge = float(np.median([e.word.box.x1 if after else e.word.box.x0 for e in legend]))
+    centres = sorted(e.word.box.cy for e in legend)
+    pitch = min((b - a for a, b in pairwise(centres)), default=2 * height)
+    out = list(legend)
+    for word in texts:
+        if any(e.word.box.overlap(word.box) > 0.5 for e in legend):
+            continue
+        at = word.box.x1 if after else word.box.x0
+        if abs(at - edge) > 1.2 * height or min(abs(word.box.cy - c) for c in centres) > 1.6 * max(pitch, height):
+            continue
+        if abs(word.box.height - height) > 0.4 * height:
+            continue
+        box = Box(left, word.box.y0, right, word.box.y1)
+        pixels = rgb[max(0, round(box.y0)) : round(box.y1) + 1, max(0, round(left)) : round(right) + 1].astype(float)
+        if pixels.size == 0:
+            continue
+        flat = pixels.reshape(-1, 3)
+        strength = np.abs(flat - np.percentile(flat, 80, axis=0)).max(axis=1)
+        if float(strength.max()) < 30 or float((strength > 0.5 * strength.max()).mean()) < 0.03:
+            continue
+        colour = np.median(flat[strength > 0.6 * strength.max()], axis=0)
+        out.append(Entry(word, Sample(box, np.asarray(colour, np.float64), after)))
+    return out
+
+
+def sample_area(legend: Legend) -> list[Box]:
+    """Where a legend has its samples: their column from the first entry to the last, and each sample's own box."""
+    if not legend:
+        return []
+    boxes = [e.sample.box.grown(2) for e in legend]
+    return [
+        *boxes,
+        Box(min(q.x0 for q in boxes), min(q.y0 for q in boxes), max(q.x1 for q in boxes), max(q.y1 for q in boxes)),
+    ]
 
 
 def colour_gap(one: Floats, other: Floats) -> float:
@@ -98,10 +235,11 @@ def colour_gap(one: Floats, other: Floats) -> float:
     return float(np.hypot(*((lab[0] - lab[1]) * np.array([0.5, 1.0, 1.0]))[1:]) + 0.3 * abs(lab[0][0] - lab[1][0]))
 
 
-def in_legend(path: Path, legend: Sequence[tuple[Word, Box, Floats]]) -> bool:
+def in_legend(path: Path, legend: Legend) -> bool:
     """True for a sample of the legend that was traced as a curve."""
-    for word, sample, _ in legend:
-        area = Box(sample.x0 - 4, sample.y0, word.box.x1, word.box.y1)
+    for entry in legend:
+        one, other = entry.sample.box, entry.word.box
+        area = Box(min(one.x0, other.x0) - 4, one.y0, max(one.x1, other.x1), other.y1)
         inside = (
             (path.points[:, 0] > area.x0 - 2)
             & (path.points[:, 0] < area.x1 + 2)
@@ -113,17 +251,16 @@ def in_legend(path: Path, legend: Sequence[tuple[Word, Box, Floats]]) -> bool:
     return False
 
 
-def named(rgb: Rgb, paths: Sequence[Path], words: Sequence[Word], frame: Frame) -> list[Path]:
+def named(rgb: Rgb, paths: Sequence[Path], words: Sequence[Word], frame: Frame, legend: Legend) -> list[Path]:
     """Paths with the names that the picture gives; samples of the legend left out."""
-    legend = legend_of(rgb, words, frame)
     paths = [p for p in paths if not in_legend(p, legend)]
     if not paths:
         return []
     if legend:
-        cost = np.array([[colour_gap(colour_on(rgb, p), entry[2]) for entry in legend] for p in paths])
-        spread = max(colour_gap(a[2], c[2]) for a in legend for c in legend)
+        cost = np.array([[colour_gap(colour_on(rgb, p), entry.sample.colour) for entry in legend] for p in paths])
+        spread = max(colour_gap(a.sample.colour, c.sample.colour) for a in legend for c in legend)
         if spread > 14:
-            names = {r: tidy(legend[c][0].text) for r, c in pairs(cost) if cost[r, c] < 30}
+            names = {r: tidy(legend[c].word.text) for r, c in pairs(cost) if cost[r, c] < 30}
             return [replace(p, name=names.get(i)) for i, p in enumerate(paths)]
     return by_place(paths, words, frame)
 

@@ -4,7 +4,7 @@ Strokes may be shared: where curves merge, each of them walks the common part. W
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -620,10 +620,17 @@ def at_border(point: Floats, wide: int, high: int) -> bool:
     return bool(point[0] < rim or point[1] < rim or point[0] > wide - 1 - rim or point[1] > high - 1 - rim)
 
 
-def trace(layers: Sequence[Layer], size: float, texts: Sequence[Box] = ()) -> list[Path]:
+def trace(
+    layers: Sequence[Layer],
+    size: float,
+    texts: Sequence[Box] = (),
+    alone: Callable[[Layer, float], Path | None] | None = None,
+) -> list[Path]:
+    """Curves of all layers. `alone` is asked first whether a coloured layer is one curve."""
     out: list[Path] = []
     for layer in layers:
-        found = trace_layer(layer, size)
+        sole = alone(layer, size) if alone and layer.chromatic else None
+        found = [sole] if sole else trace_layer(layer, size)
         if len(found) > 1:
             found = joined(distinct(found, size, texts), layer, size)
         out += [p for p in found if float(np.hypot(*np.ptp(p.points, axis=0))) > 0.1 * size]

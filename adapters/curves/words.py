@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from adapters.curves.kit import connected, untyped
-from adapters.curves.shapes import Box, Grey, Rgb, Word
+from adapters.curves.shapes import Box, Frame, Grey, Rgb, Word
 
 READ_HEIGHT = 48
 BATCH = 12
@@ -161,4 +161,22 @@ def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader) -> list[Word]:
         Word(text.strip(), boxes[i], score, upright)
         for (i, upright), (text, score) in zip(owner, words, strict=True)
         if text.strip()
+    ]
+
+
+def written(words: Sequence[Word], frame: Frame) -> list[Word]:
+    """Words that are surely text. The detector also finds markers and crossings, which read as one odd letter, or a bundle of curves."""
+    sure = [w for w in words if w.score > 0.55 and any(c.isalnum() and ord(c) < 0x2E80 for c in w.text)]
+    if not sure:
+        return []
+    usual = float(np.median([w.box.width if w.upright else w.box.height for w in sure]))
+    b = frame.box
+
+    def inside(w: Word) -> bool:
+        return b.x0 < w.box.cx < b.x1 and b.y0 < w.box.cy < b.y1
+
+    return [
+        w
+        for w in sure
+        if not (inside(w) and len(w.text) == 1) and (w.box.width if w.upright else w.box.height) < 2.5 * usual
     ]

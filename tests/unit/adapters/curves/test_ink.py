@@ -1,0 +1,75 @@
+"""Layers by colour: what JPEG, grids, boxes and mixing of colours must not do."""
+
+import cv2
+import numpy as np
+
+from adapters.curves.ink import bleeding, contrast, layers_of, without_boxes, without_mixed
+from adapters.curves.shapes import Box, Frame, Rgb
+
+RED, BLUE = (200, 20, 20), (31, 119, 180)
+
+
+def plot() -> Rgb:
+    """Two thin coloured curves that cross over a grey grid, in a black frame."""
+    image = np.full((420, 620, 3), 255, np.uint8)
+    for x in range(40, 581, 30):
+        cv2.line(image, (x, 20), (x, 380), (170, 170, 170), 1)
+    for y in range(20, 381, 30):
+        cv2.line(image, (40, y), (580, y), (170, 170, 170), 1)
+    x = np.arange(45.0, 575.0)
+    for y, colour in ((80 + 0.4 * (x - 40), RED), (330 - 0.45 * (x - 40), BLUE)):
+        points = np.round(np.c_[x, y] * 16).astype(np.int32).reshape(-1, 1, 2)
+        cv2.polylines(image, [points], False, colour, 2, cv2.LINE_AA, shift=4)
+    cv2.rectangle(image, (40, 20), (580, 380), (0, 0, 0), 2)
+    return image
+
+
+def jpeg(image: Rgb, quality: int) -> Rgb:
+    _, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    back = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+    return np.ascontiguousarray(back[:, :, ::-1])
+
+
+def test_colour_that_runs_out_is_noticed_in_jpeg_only() -> None:
+    assert bleeding(contrast(plot(), 15)) < 0.005
+    assert bleeding(contrast(jpeg(plot(), 50), 15)) > 0.02
+
+
+def test_two_colours_give_two_layers_also_after_jpeg() -> None:
+    for image in (plot(), jpeg(plot(), 80), jpeg(plot(), 45)):
+        layers = layers_of(image, Frame(Box(40, 20, 580, 380)), None, None, (), 0.0)
+        coloured = [q for q in layers if q.chromatic]
+        assert len(coloured) == 2
+        for layer in coloured:
+            assert layer.mask.any(axis=0).mean() > 0.8, "the curve has holes"
+        black = next(q for q in layers if not q.chromatic)
+        near = cv2.dilate((coloured[0].mask | coloured[1].mask).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+        assert (black.mask & near).sum() < 0.1 * coloured[0].mask.sum(), "rims were taken for a black curve"
+
+
+def test_a_box_around_text_goes_and_a_curve_stays() -> None:
+    mask = np.zeros((200, 300), np.uint8)
+    cv2.rectangle(mask, (40, 40), (140, 80), 1, 2)
+    cv2.line(mask, (10, 150), (290, 100), 1, 3)
+    text = np.zeros((200, 300), np.bool_)
+    text[48:72, 50:130] = True
+    out = without_boxes(mask.astype(bool), text, 2.0)
+    assert not out[35:85, 35:145].any()
+    assert out[95:155].sum() == mask[95:155].sum()
+    assert without_boxes(mask.astype(bool), np.zeros_like(text), 2.0).sum() == mask.sum(), "a box without text stays"
+
+
+def test_specks_of_a_third_colour_at_crossings_go_but_dashes_stay() -> None:
+    others = np.zeros((200, 300), np.bool_)
+    others[:, 100:106] = True
+    mask = np.zeros((200, 300), np.bool_)
+    mask[150:154, 5:295] = True
+    mask[150:154, 98:108] = False
+    mask[40:44, 98:104] = True
+    out = without_mixed(mask, others, 4.0)
+    assert not out[40:44].any()
+    assert out[150:154].sum() == mask[150:154].sum()
+    dashes = np.zeros((200, 300), np.bool_)
+    for x in range(10, 280, 20):
+        dashes[120:124, x : x + 11] = True
+    assert without_mixed(dashes, others, 4.0).sum() == dashes.sum()

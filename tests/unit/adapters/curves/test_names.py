@@ -1,0 +1,80 @@
+"""Legends: samples found beside their texts, whichever side, with markers, in boxes; and curves named by colour."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from adapters.curves.names import legend_of, named, sample_area
+from adapters.curves.shapes import Box, Frame, Path, Rgb, Word
+
+FRAME = Frame(Box(50, 20, 580, 380))
+RED, BLUE, GREEN = (200, 20, 20), (20, 20, 200), (20, 140, 20)
+ENTRIES = [("Ciss", RED), ("Coss", BLUE), ("Crss", GREEN)]
+
+
+def unread(crops: Sequence[Rgb]) -> list[tuple[str, float]]:
+    return [("", 0.0)] * len(crops)
+
+
+def picture(*, after: bool = False, marker: bool = False, border: bool = False) -> tuple[Rgb, list[Word]]:
+    """White paper with a legend of three entries; and its words as a reader would find them."""
+    image = np.full((400, 600, 3), 255, np.uint8)
+    words: list[Word] = []
+    for k, (text, colour) in enumerate(ENTRIES):
+        y = 60 + 34 * k
+        x = 400 if after else 460
+        cv2.putText(image, text, (x, y + 7), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (0, 0, 0), 2, cv2.LINE_AA)
+        left = x + 70 if after else x - 60
+        cv2.line(image, (left, y), (left + 48, y), colour, 3)
+        if marker:
+            cv2.circle(image, (left + 24, y), 8, colour, -1)
+        words.append(Word(text, Box(x - 3, y - 14, x + 58, y + 14), 0.99))
+    if border:
+        cv2.rectangle(image, (392, 36), (545, 150), (0, 0, 0), 1)
+    return image, words
+
+
+def test_samples_are_found_left_and_right_of_their_texts_with_markers_and_in_boxes() -> None:
+    for after in (False, True):
+        for marker in (False, True):
+            for border in (False, True):
+                image, words = picture(after=after, marker=marker, border=border)
+                legend = legend_of(image, words, FRAME, unread)
+                assert [e.word.text for e in legend] == ["Ciss", "Coss", "Crss"], (after, marker, border)
+                assert all(e.sample.after == after for e in legend)
+                for entry, (_, colour) in zip(legend, ENTRIES, strict=True):
+                    assert np.abs(entry.sample.colour - np.array(colour)).max() < 30
+
+
+def test_a_box_that_begins_within_the_sample_is_cut_and_read_again() -> None:
+    image, words = picture()
+    first = words[0]
+    words[0] = Word("o Ciss", Box(425, first.box.y0, first.box.x1, first.box.y1), 0.9)
+    legend = legend_of(image, words, FRAME, lambda crops: [("Ciss", 0.98)] * len(crops))
+    assert legend[0].word.text == "Ciss"
+    assert legend[0].word.box.x0 > 450
+
+
+def test_words_without_samples_are_no_legend() -> None:
+    _, words = picture()
+    assert legend_of(np.full((400, 600, 3), 255, np.uint8), words, FRAME, unread) == []
+
+
+def test_curves_get_the_names_of_the_samples_of_their_colour() -> None:
+    image, words = picture()
+    paths: list[Path] = []
+    for k, (_, colour) in enumerate(reversed(ENTRIES)):
+        y = 200 + 50 * k
+        cv2.line(image, (60, y), (560, y), colour, 3)
+        paths.append(Path(np.c_[np.arange(60.0, 560.0), np.full(500, float(y))], colour, 3.0))
+    out = named(image, paths, words, FRAME, legend_of(image, words, FRAME, unread))
+    assert [p.name for p in out] == ["Crss", "Coss", "Ciss"]
+
+
+def test_the_area_of_samples_covers_each_of_them() -> None:
+    image, words = picture()
+    legend = legend_of(image, words, FRAME, unread)
+    whole = sample_area(legend)[-1]
+    assert all(whole.overlap(e.sample.box) > 0.99 for e in legend)
+    assert sample_area([]) == []
