@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from adapters.storage.pointers import Entry, Shelf, Written, order_of
+from adapters.storage.pointers import Entry, Shelf, Written, order_in
 from adapters.web.client import BadStatus, HttpOptions, Reply, Web, multipart
 from bus.connection import Bus
 from bus.streams import NEWEST
@@ -140,13 +140,9 @@ class Cloudflare:
         return f"{self._given[ACCOUNT]}/{self._given[NAMESPACE]}/{key}"
 
     async def read(self, key: str) -> Entry | None:
+        """Its metadata is not asked for: the order stands in the value too, and requests are few."""
         reply = await self._ask("GET", f"/values/{quote(key, safe='')}", enveloped=False)
-        if reply is None:
-            return None
-        metadata = await self._ask("GET", f"/metadata/{quote(key, safe='')}")
-        told = _result(metadata) if metadata is not None else None
-        kept = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
-        return Entry(reply.body, kept, order_of(kept))
+        return None if reply is None else Entry(reply.body, {}, order_in(reply.body))
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from bus.connection import Bus
 from bus.errors import BusError, Rejected, Unavailable
@@ -59,17 +59,14 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
 
-def order_of(found: Any) -> int:
-    """The order that a value or its metadata tells; -1 when it tells none."""
-    order = cast("dict[str, Any]", found).get(ORDER) if isinstance(found, dict) else None
-    return order if isinstance(order, int) and not isinstance(order, bool) else -1
-
-
 def order_in(value: bytes) -> int:
+    """The order that a value tells; -1 when it tells none."""
     try:
-        return order_of(json.loads(value))
-    except ValueError:
+        found: Any = json.loads(value)
+        order = found[ORDER]
+    except (ValueError, KeyError, TypeError, IndexError):
         return -1
+    return order if isinstance(order, int) and not isinstance(order, bool) else -1
 
 
 class Shelf:
