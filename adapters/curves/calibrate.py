@@ -1,7 +1,7 @@
 """Both axes of a picture: frames are tried until one has labels that make sense on both sides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from adapters.curves.axes import axis_of
 from adapters.curves.frame import find_frames, strokes
 from adapters.curves.picture import Picture
 from adapters.curves.shapes import Axis, Floats, Frame, Grey, Line
+from adapters.curves.sides import ink_colour, second_of
 from adapters.curves.ticks import Label, labels_of_x, labels_of_y
 from adapters.curves.words import Reader
 
@@ -92,4 +93,28 @@ def calibrate_frame(picture: Picture, frame: Frame, level: float, read: Reader) 
     return Calibration(frame, x, y, tuple(x_labels), tuple(y_labels))
 
 
-__all__ = ["Calibration", "calibrate", "calibrate_frame", "marks", "strokes", "text_level"]
+def second_axis(picture: Picture, found: Calibration, read: Reader) -> Axis | None:
+    """A y axis of its own at the right side; None where there is none, or it repeats the first."""
+    if found.y is None or not found.y_labels:
+        return None
+    b = found.frame.box
+    # The first axis' labels may stand at the right themselves.
+    if found.y_labels[0].box.cx > b.cx:
+        return None
+    level = text_level(picture.ink, picture.noise)
+    weak = max(14.0, 0.2 * level, 4 * picture.noise)
+    labels = labels_of_y(picture.rgb, picture.ink, level, found.frame, read, side="right")
+    if len([q for q in labels if q.meanings]) < 3:
+        return None
+    places = np.array([q.box.cy for q in labels])
+    strokes_at = marks(picture.ink, max(weak, 0.5 * level), found.frame, upright=False)
+    axis = second_of(axis_of(labels, places, strokes_at, b.y1, b.y0, upwards=True), found.y)
+    return None if axis is None else coloured(picture, axis)
+
+
+def coloured(picture: Picture, axis: Axis) -> Axis:
+    """With the colour of its labels."""
+    return replace(axis, colour=ink_colour(picture.rgb, [t.box for t in axis.ticks]))
+
+
+__all__ = ["Calibration", "calibrate", "calibrate_frame", "coloured", "marks", "second_axis", "strokes", "text_level"]

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 
 from adapters.curves.extract import (
-    Curve,
     Extraction,
     Given,
     GivenAxis,
@@ -20,12 +19,14 @@ from adapters.curves.extract import (
     Part,
     TextEngine,
     chosen,
+    curves_on,
     extract,
 )
 from adapters.curves.frame import find_frames
 from adapters.curves.pdf import MAX_PAGES, Document, Sheet, is_pdf, opened
 from adapters.curves.picture import NotReadable, Picture, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Grey, Path, Rgb
+from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, sides_of
 from adapters.curves.vector import Chart, Sides, charts_of, curves_with, in_reading_order, shy_frames
 
 SMALLEST_PICTURE = 220.0
@@ -163,27 +164,22 @@ def of_strokes(chart: Chart, rgb: Rgb, seconds: float, given: Given | None = Non
     x, y = chart.x, chart.y
     assert x is not None and y is not None
     sure = chance(chart, len(paths))
-    curves = tuple(
-        Curve(
-            p.name,
-            x.values(p.points[:, 0]),
-            y.values(p.points[:, 1]),
-            p.points,
-            sure ** (1 / max(1, len(paths))),
-            p.colour,
-        )
-        for p in paths
-    )
+    sides = sides_of(paths, y, chart.second)
+    if sides is None:
+        sure = min(sure, UNKNOWN_CHANCE)
+    picture = flat(rgb, around(chart.frame.box, rgb))
     return Extraction(
         x,
         y,
-        curves,
+        tuple(curves_on(paths, x, y, chart.second, sides, sure, picture)),
         sure,
         {"vector": seconds},
-        flat(rgb, around(chart.frame.box, rgb)),
+        picture,
         chart.frame,
         tuple(paths),
         chart.words,
+        () if sides is not None else (UNKNOWN,),
+        second=chart.second,
         exact=True,
     )
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
-from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, text_level
+from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, coloured, second_axis, text_level
 from adapters.curves.check import chance, features
 from adapters.curves.frame import corners, find_frames, settled, strokes
 from adapters.curves.ink import layers_of
@@ -17,6 +17,7 @@ from adapters.curves.llm import Adviser, advised, ask
 from adapters.curves.names import legend_of, named, sample_area
 from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
+from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, on_the_first, sides_of
 from adapters.curves.trace import trace
 from adapters.curves.words import engine as own_engine
 from adapters.curves.words import read_boxes, written
@@ -114,6 +115,7 @@ class Curve:
     pixels: Floats
     confidence: float
     colour: tuple[int, int, int]
+    axis: Side = "y"
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ class Extraction:
     features: dict[str, float] = field(default_factory=dict[str, float], repr=False)
     layers: tuple[Any, ...] = field(default=(), repr=False)
     part: Part | None = None
+    second: Axis | None = None
+    """A y axis at the right, where there is one."""
     exact: bool = False
     """True when the curves are the strokes of a PDF and not measured in pixels."""
 
@@ -164,9 +168,10 @@ class Extraction:
         def axis(a: Axis | None) -> dict[str, Any] | None:
             return None if a is None else {"scale": a.scale, "min": min(a.v0, a.v1), "max": max(a.v0, a.v1)}
 
+        second = {} if self.second is None else {"y2": axis(self.second)}
         where = {"page": self.part.page, "chart": self.part.chart} if self.part else {}
         return where | {
-            "axes": {"x": axis(self.x), "y": axis(self.y)},
+            "axes": {"x": axis(self.x), "y": axis(self.y)} | second,
             "curves": [
                 {
                     "name": c.name,
@@ -175,6 +180,7 @@ class Extraction:
                     "confidence": round(c.confidence, 4),
                     "colour": list(c.colour),
                 }
+                | ({} if self.second is None else {"axis": c.axis})
                 for c in self.curves
             ],
             "seconds": round(sum(self.timings_s.values()), 4),
@@ -303,20 +309,15 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     ]
     if not paths:
         notes.append("no curve was found inside the plot")
-    curves: list[Curve] = []
-    if x and y:
-        for p in paths:
-            sure = confidence ** (1 / max(1, len(paths)))
-            curves.append(
-                Curve(
-                    p.name,
-                    x.values(p.points[:, 0]),
-                    y.values(p.points[:, 1]),
-                    picture.to_source(p.points),
-                    sure,
-                    p.colour,
-                )
-            )
+    second = second_axis(picture, calibration, text.read) if options.calibration is None else None
+    sides: list[Side] | None = on_the_first(paths)
+    if second is not None and y is not None:
+        y = coloured(picture, y)
+        sides = sides_of(paths, y, second)
+        if sides is None:
+            notes.append(UNKNOWN)
+            confidence = min(confidence, UNKNOWN_CHANCE)
+    curves = curves_on(paths, x, y, second, sides, confidence, picture) if x and y else []
     lap("check")
     return Extraction(
         x,
@@ -331,7 +332,27 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         tuple(notes),
         seen,
         tuple(layers),
+        second=second,
     )
+
+
+def curves_on(
+    paths: Sequence[Path],
+    x: Axis,
+    y: Axis,
+    second: Axis | None,
+    sides: Sequence[Side] | None,
+    confidence: float,
+    picture: Picture,
+) -> list[Curve]:
+    """Paths as values of their axes; each curve's share of the confidence."""
+    sure = confidence ** (1 / max(1, len(paths)))
+    out: list[Curve] = []
+    for p, side in zip(paths, sides or on_the_first(paths), strict=True):
+        own = second if side == "y2" and second is not None else y
+        values = x.values(p.points[:, 0]), own.values(p.points[:, 1])
+        out.append(Curve(p.name, *values, picture.to_source(p.points), sure, p.colour, side))
+    return out
 
 
 def names_by_advice(paths: Sequence[Path], advice: object, picture: Picture) -> list[Path]:

@@ -116,6 +116,8 @@ class Axis:
     confidence: float = 1.0
     label: str = ""
     unit: str = ""
+    colour: tuple[int, int, int] | None = None
+    """That of its labels, unless they are black or grey: curves of this colour are its own."""
 
     def values(self, pixels: Floats) -> Floats:
         u = (np.asarray(pixels, np.float64) - self.p0) / (self.p1 - self.p0)

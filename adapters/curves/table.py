@@ -25,6 +25,9 @@ def axis_title(extraction: Extraction, letter: str) -> str:
             and any(c.isalpha() for c in w.text)
         ]
         return min(below, key=lambda w: w.box.y0).text if below else ""
+    if letter == "y2":
+        right = [w for w in extraction.words if w.upright and w.box.x0 > b.x1 - 2 and any(c.isalpha() for c in w.text)]
+        return max(right, key=lambda w: w.box.height).text if right else ""
     left = [w for w in extraction.words if w.upright and w.box.x1 < b.x0 + 2 and any(c.isalpha() for c in w.text)]
     return max(left, key=lambda w: w.box.height).text if left else ""
 
@@ -32,7 +35,7 @@ def axis_title(extraction: Extraction, letter: str) -> str:
 def csv_text(extraction: Extraction) -> str:
     """Columns curve, x, y and what the picture calls them; lines of `#` tell scale and confidence."""
     out = io.StringIO()
-    for letter, axis in (("x", extraction.x), ("y", extraction.y)):
+    for letter, axis in (("x", extraction.x), ("y", extraction.y), ("y2", extraction.second)):
         if axis:
             title = axis_title(extraction, letter).replace("\n", " ")
             out.write(f"# {letter}: {title or 'no title read'}; {axis.scale}; {axis.v0:.7g} to {axis.v1:.7g}\n")
@@ -40,7 +43,7 @@ def csv_text(extraction: Extraction) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["curve", heading("x", axis_title(extraction, "x")), heading("y", axis_title(extraction, "y"))])
     for i, curve in enumerate(extraction.curves):
-        name = curve.name or f"curve {i + 1}"
+        name = (curve.name or f"curve {i + 1}") + (" (on y2)" if curve.axis == "y2" else "")
         for x, y in zip(curve.x, curve.y, strict=True):
             writer.writerow([name, f"{x:.7g}", f"{y:.7g}"])
     return out.getvalue()

@@ -17,6 +17,7 @@ from adapters.curves.lettering import Text, factor_of, labels_of, letter_size, t
 from adapters.curves.pdf import Sheet, Stroke
 from adapters.curves.pens import TOUCH, aligned, as_line, away_from, curves_in, near_white, pieces_in, same
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Line, Path, Word
+from adapters.curves.sides import second_of, usual_colour
 from adapters.curves.ticks import Label
 
 SMALLEST = 90.0
@@ -179,9 +180,7 @@ def axes_around(
             break
     left = _best(_columns_beside(b, labels, left=True), y_marks, b.y1, b.y0, upright=True)
     right = _best(_columns_beside(b, labels, left=False), y_marks, b.y1, b.y0, upright=True)
-    y = left or right
-    if left is not None and right is not None and _differ(left, right):
-        second = right
+    y, second = left or right, None if left is None else second_of(right, left)
     factors = [(found, t) for t in texts if (found := factor_of(t)) is not None]
 
     def scaled(axis: Axis | None, at_x: float, at_y: float) -> Axis | None:
@@ -194,11 +193,6 @@ def axes_around(
 def times(axis: Axis, factor: float) -> Axis:
     ticks = tuple(replace(t, value=t.value * factor) for t in axis.ticks)
     return replace(axis, v0=axis.v0 * factor, v1=axis.v1 * factor, ticks=ticks)
-
-
-def _differ(one: Axis, other: Axis) -> bool:
-    span = abs(one.v1 - one.v0)
-    return one.scale != other.scale or abs(one.v0 - other.v0) + abs(one.v1 - other.v1) > 0.02 * span
 
 
 def marks(lines: Sequence[Line], side0: float, side1: float, low: float, high: float) -> Floats:
@@ -258,6 +252,9 @@ def _best(
             continue
         at = np.array([q.box.cy if upright else q.box.cx for q in labels])
         axis = axis_of(labels, at, places, p0, p1, upwards=upright, exact=True)
+        if axis is not None:
+            used = {tick.box for tick in axis.ticks}
+            axis = replace(axis, colour=usual_colour([t.colour for q, t in group if q.box in used]))
         if axis is not None and (best is None or axis.confidence > best.confidence + 0.1):
             best = axis
     return best

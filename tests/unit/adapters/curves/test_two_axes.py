@@ -1,0 +1,89 @@
+"""Two y axes: curves go to the axis whose labels have their colour; without such evidence that is said, and is not sure."""
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from adapters.curves.document import read
+from adapters.curves.extract import Extraction
+from adapters.curves.table import csv_text
+
+mpl.use("pdf")
+import matplotlib.pyplot as plt
+
+X = np.linspace(0.5, 9.5, 150)
+Saved = Callable[[Any], bytes]
+
+
+def as_pdf(figure: Any) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="pdf")
+    plt.close(figure)
+    return out.getvalue()
+
+
+def as_png(figure: Any) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130)
+    plt.close(figure)
+    return out.getvalue()
+
+
+def two_axes(*, coloured: bool) -> Any:
+    figure, left = plt.subplots(figsize=(6, 4.5))
+    right = left.twinx()
+    left.plot(X, 10 * X, color="tab:blue" if coloured else "k", linewidth=1.6)
+    right.plot(X, 9 - 0.5 * X, color="tab:red" if coloured else "k", linewidth=1.6)
+    left.set_ylim(0, 100)
+    right.set_ylim(0, 12)
+    if coloured:
+        left.tick_params(axis="y", colors="tab:blue")
+        right.tick_params(axis="y", colors="tab:red")
+    return figure
+
+
+def errors(done: Extraction) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for curve in done.curves:
+        true, span = (10 * curve.x, 100) if curve.axis == "y" else (9 - 0.5 * curve.x, 12)
+        out[curve.axis] = float(np.percentile(np.abs(curve.y - true), 95)) / span
+    return out
+
+
+@pytest.mark.parametrize(("saved", "limit"), [(as_pdf, 0.001), (as_png, 0.01)])
+def test_each_curve_is_read_on_the_axis_of_its_colour(saved: Saved, limit: float) -> None:
+    (done,) = read(saved(two_axes(coloured=True)))
+    assert done.second is not None
+    found = errors(done)
+    assert set(found) == {"y", "y2"}
+    assert max(found.values()) < limit
+
+
+@pytest.mark.parametrize("saved", [as_pdf, as_png])
+def test_without_evidence_it_is_said_and_not_accepted(saved: Saved) -> None:
+    (done,) = read(saved(two_axes(coloured=False)))
+    assert done.second is not None
+    assert {curve.axis for curve in done.curves} == {"y"}
+    assert done.confidence < 0.5
+    assert any("second y axis" in note for note in done.notes)
+
+
+def test_the_same_axis_written_at_both_sides_is_one_axis() -> None:
+    figure, axes = plt.subplots()
+    axes.plot(X, X**2, "k")
+    axes.tick_params(axis="y", labelright=True, right=True)
+    (done,) = read(as_pdf(figure))
+    assert done.second is None and done.confidence >= 0.9
+
+
+def test_files_say_which_axis_a_curve_is_on() -> None:
+    (done,) = read(as_pdf(two_axes(coloured=True)))
+    prediction = json.loads(json.dumps(done.prediction()))
+    assert prediction["axes"]["y2"]["max"] == pytest.approx(12, rel=1e-3)
+    assert sorted(curve["axis"] for curve in prediction["curves"]) == ["y", "y2"]
+    assert "(on y2)" in csv_text(done) and "# y2:" in csv_text(done)
