@@ -42,7 +42,7 @@ $(VENV)/.bench: $(STAMP)
 install: $(STAMP) ## set up .venv
 
 demo: $(STAMP) ## a whole lab on this machine, simulated instruments included
-	$(BIN)/labledger demo
+	$(BIN)/labledger demo --outside tests.doubles.demo
 
 test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest

@@ -5,13 +5,15 @@ Nothing is left running; the folder is removed unless it was named or is to be k
 """
 
 import asyncio
+import importlib
 import logging
 import os
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,22 @@ driver  = "scpi"                                     # a table of SCPI commands,
 address = "GPIB0::24::INSTR"
 options = { table = "source_meter", sim = "demo" }   # answered by pyvisa-sim
 """
+
+#: Which artifacts go where by themselves, once there are these targets.
+RULES = """\
+[[deliver]]                     # all three artifacts of the grid
+title = "grid*"
+targets = ["archive"]
+
+[[deliver]]                     # its plot, and then the key under which others look for the newest one
+title = "grid*"
+artifacts = ["plot"]
+targets = ["ipfs"]
+pointer = "newest"
+key = "{sample_id}:latest"
+"""
+#: A mask that the MaskHub outside knows.
+MASK = 42
 
 #: Where in the grid the station is killed.
 KILL_AT = 0.45
@@ -124,15 +142,22 @@ class Screen:
                 self.say(f"{title:<32} {progress.points:>6} / {progress.total_points}  {rate:>9}  {text}")
 
 
-def run_demo(data_dir: Path | None = None, *, keep: bool = False, side: int = 100) -> int:
-    """The whole of it. Answers the exit code: 0, 4 when something does not verify, 5 when it broke."""
+#: What `systems(folder)` of a module for `--outside` yields: targets as settings, and variables with their credentials.
+Systems = AbstractContextManager[tuple[str, Mapping[str, str]]]
+
+
+def run_demo(data_dir: Path | None = None, *, keep: bool = False, side: int = 100, outside: str | None = None) -> int:
+    """The whole of it. Answers the exit code: 0, 4 when something does not verify, 5 when it broke.
+
+    `outside`: a module whose `systems(folder)` starts a target of each kind: archive, ipfs, newest, maskhub.
+    """
     console = make_console()
     logging.getLogger("labledger").setLevel(logging.CRITICAL)
     folder = data_dir.absolute() if data_dir else Path(tempfile.mkdtemp(prefix="labledger-demo-"))
     named = data_dir is not None or keep
     done = False
     try:
-        code = asyncio.run(_Demo(console, folder, side, named).run())
+        code = asyncio.run(_Demo(console, folder, side, named, outside).run())
         done = True
         return code
     except KeyboardInterrupt:
@@ -150,30 +175,39 @@ def run_demo(data_dir: Path | None = None, *, keep: bool = False, side: int = 10
 
 
 class _Demo:
-    def __init__(self, console: Console, folder: Path, side: int, named: bool) -> None:
+    def __init__(self, console: Console, folder: Path, side: int, named: bool, outside: str | None) -> None:
         self.screen = Screen(console)
         self.console = console
         self.folder = folder
         self.plans = planned(side)
         self.named = named
+        self.outside = outside
+        self.step = 0
         self.began = time.monotonic()
         self.crash = Crash()
         self._notices: list[Notice] = []
 
     async def run(self) -> int:
-        screen = self.screen
         self.console.print(
             "[bold]labledger demo[/]: a lab on this machine, from command to event to instrument to table"
         )
-        config = self.folder / "labledger.toml"
         self.folder.mkdir(parents=True, exist_ok=True)
-        config.write_text(SETTINGS, encoding="utf-8")
-        screen.head(f"1  settings ({config})")
-        shown = Syntax(SETTINGS.rstrip(), "toml", theme="ansi_dark", background_color="default", word_wrap=True)
-        self.console.print(Padding(shown if screen.live else escape(SETTINGS.rstrip()), (0, 0, 0, 2)))
+        systems: Systems = nullcontext(("", {}))
+        if self.outside:
+            systems = importlib.import_module(self.outside).systems(self.folder / "outside")
+        with systems as (targets, credentials):
+            return await self._run(f"{SETTINGS}\n{RULES}\n{targets}" if targets else SETTINGS, credentials)
+
+    async def _run(self, text: str, credentials: Mapping[str, str]) -> int:
+        config, screen = self.folder / "labledger.toml", self.screen
+        config.write_text(text, encoding="utf-8")
+        self._head(f"settings ({config})")
+        shown = Syntax(text.rstrip(), "toml", theme="ansi_dark", background_color="default", word_wrap=True)
+        self.console.print(Padding(shown if screen.live else escape(text.rstrip()), (0, 0, 0, 2)))
 
         environ = {name: value for name, value in os.environ.items() if not name.startswith("LABLEDGER_")}
-        environ |= {"LABLEDGER_CONFIG": str(config), "LABLEDGER_DATA_DIR": str(self.folder)}
+        environ |= {"LABLEDGER_CONFIG": str(config), "LABLEDGER_DATA_DIR": str(self.folder), **credentials}
+        environ["LABLEDGER_EXTRACT_PROCESSES"] = "1"  # measuring comes first, also where there are two cores
         settings = load(environ)
         supervisor = Supervisor(settings, environ, on_notice=self._on_notice)
         async with supervisor:
@@ -182,9 +216,16 @@ class _Demo:
             async with Lab.connect(settings=settings, actor="demo") as lab:
                 scans = await self._scans(lab, supervisor)
                 right = await self._tables(lab, scans)
+                await self._artifacts(lab, scans[-1])
+                if self.outside:
+                    right = await self._deliveries(lab, scans[-1]) and right
                 verified = await self._proofs(lab, settings)
         self._next(right and verified)
         return 0 if right and verified else 4
+
+    def _head(self, text: str) -> None:
+        self.step += 1
+        self.screen.head(f"{self.step}  {text}")
 
     def _on_notice(self, notice: Notice) -> None:
         self._notices.append(notice)
@@ -198,16 +239,14 @@ class _Demo:
 
     def _say_up(self, supervisor: Supervisor) -> None:
         took_s = time.monotonic() - self.began
-        self.screen.head(f"2  the lab is up, after {took_s:.1f} s: each role is a process of its own")
+        self._head(f"the lab is up, after {took_s:.1f} s: each role is a process of its own")
         self.screen.say(", ".join(f"{name} [dim]{pid}[/]" for name, pid, _ in supervisor.processes))
 
     # -- scans ------------------------------------------------------------------------------------------------------
 
     async def _scans(self, lab: Lab, supervisor: Supervisor) -> list[UUID]:
         screen = self.screen
-        screen.head(
-            f"3  a queue of {len(self.plans)} scans; in the middle of the last one its station is killed with -9"
-        )
+        self._head(f"a queue of {len(self.plans)} scans; in the middle of the last one its station is killed with -9")
         await lab.samples.register(SAMPLE, "GaAs", tags=["demo"])
         scans: list[UUID] = []
         for it in self.plans:
@@ -275,7 +314,7 @@ class _Demo:
     async def _tables(self, lab: Lab, scans: list[UUID]) -> bool:
         """Read back what was measured, as the user who can only read. True when no point is lost or there twice."""
         await lab.wait_for(await lab.last_sequence(), timeout_s=30)
-        self.screen.head("4  read back from Postgres, by the read-only user")
+        self._head("read back from Postgres, by the read-only user")
         rows = await lab.query(
             "select s.title, s.state, s.points_total, s.attempt, s.interruptions, count(r.point) as rows,"
             " count(distinct r.point) as points, min(r.point) as first, max(r.point) as last"
@@ -284,10 +323,7 @@ class _Demo:
             " order by s.requested_at",
             [scans],
         )
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2))
-        for head, side in (("scan", "left"), ("state", "left"), ("plan", "right"), ("rows", "right"),
-                           ("points", "right"), ("interrupted", "right"), ("lost", "right"), ("twice", "right")):  # fmt: skip
-            table.add_column(head, justify=side)  # type: ignore[arg-type]
+        table = _table("scan", "state", ">plan", ">rows", ">points", ">interrupted", ">lost", ">twice")
         right = len(rows) == len(scans)
         for row in rows:
             lost, twice = row["points_total"] - row["points"], row["rows"] - row["points"]
@@ -321,9 +357,62 @@ class _Demo:
             for upper, lower in zip(shade[::2], shade[1::2], strict=True)
         ]
 
+    # -- artifacts and deliveries -----------------------------------------------------------------------------------
+
+    async def _artifacts(self, lab: Lab, scan_id: UUID) -> None:
+        """What the last scan left, once it is made."""
+        self._head("what the scan leaves: made from its events alone, the same bytes each time")
+        async with asyncio.timeout(60):
+            while len(rows := await lab.artifacts.list(scan=scan_id)) < 3:
+                await asyncio.sleep(0.1)
+        table = _table("artifact", "type", ">bytes", "SHA-256")
+        for row in sorted(rows, key=lambda row: row["sequence"]):
+            digest = f"[dim]{row['artifact_id'][:16]}...[/]"
+            table.add_row(row["role"], row["media_type"], f"{row['size_bytes']:,}", digest)
+        self.console.print(Padding(table, (0, 0, 0, 2)))
+
+    async def _deliveries(self, lab: Lab, scan_id: UUID) -> bool:
+        """The grid goes to a target of each kind; True when each delivery has its receipt, and the targets say the same."""
+        self._head(
+            "delivered, with receipts: by rule to S3 and IPFS, then the key to it; as a measurement of a run to MaskHub"
+        )
+        raw_data = (await lab.artifacts.list(scan=scan_id, role="raw_data"))[0]["artifact_id"]
+        path = await lab.artifacts.save(raw_data, self.folder)
+        run = await lab.runs.start_run(
+            MASK, "demo", target="maskhub", lot_name="L7", wafer_name=SAMPLE, station="bench"
+        )
+        await lab.runs.add_measurement(run, path, device_name="photodiode", measurement_type="map", die_x=3, die_y=-2)
+        await lab.runs.finish_run(run)
+        path.unlink()
+        expected = 3 + 2 + 2  # to S3; the plot and its key; the run and its measurement
+        async with asyncio.timeout(60):
+            while True:
+                rows = await lab.deliveries.list()
+                if len(rows) >= expected and all(row["state"] in ("delivered", "parked") for row in rows):
+                    break
+                await asyncio.sleep(0.1)
+        checks = await asyncio.gather(*(self._checked(lab, row) for row in rows))
+        table = _table("target", "what", "state", "where", ">tries", ">s", "asked again")
+        for row, checked in sorted(zip(rows, checks, strict=True), key=lambda it: it[0]["target_id"]):
+            state = (
+                "[green]stored[/]" if row["outcome"] == "stored" else f"[bold red]{row['outcome'] or row['state']}[/]"
+            )
+            where = row["location"] or row["error"] or ""
+            took = f"{row['duration_s']:.2f}" if row["duration_s"] is not None else ""
+            words = "[green]the same[/]" if checked else "[bold red]differs[/]"
+            what = row["file_name"] or row["key"] or row["title"]
+            what, where = (text.replace(str(scan_id), f"{str(scan_id)[:8]}...") for text in (what, where))
+            table.add_row(row["target_id"], what, state, where, str(row["attempt"]), took, words)
+        self.console.print(Padding(table, (0, 0, 0, 2)))
+        return all(checks) and {row["outcome"] for row in rows} == {"stored"}
+
+    @staticmethod
+    async def _checked(lab: Lab, row: Mapping[str, Any]) -> bool:
+        return row["state"] == "delivered" and bool((await lab.deliveries.verify(row["delivery_id"]))["ok"])
+
     async def _proofs(self, lab: Lab, settings: Settings) -> bool:
         screen = self.screen
-        screen.head("5  proofs")
+        self._head("proofs")
         report = await audit.verify(lab.bus)
         if report.finding is not None:
             screen.say(f"[bold red]history was altered[/] at event {report.finding.sequence}: {report.finding.what}")
@@ -363,7 +452,7 @@ class _Demo:
         took_s = time.monotonic() - self.began
         screen = self.screen
         all_well = "[bold green]all is well[/]" if well else "[bold red]something is not as it should be[/]"
-        screen.head("6  what to type next")
+        self._head("what to type next")
         data = f" --data {self.folder}" if self.named else " --data lab"
         if self.named:
             screen.say(f"[bold]labledger up{data}[/]                       this lab again, with its history")
@@ -376,6 +465,14 @@ class _Demo:
             f"[bold]labledger history scan last{data}[/]        who did what, when; `labledger --help` for the rest"
         )
         screen.console.print(f"\n{all_well}; {took_s:.0f} s; nothing is left running")
+
+
+def _table(*heads: str) -> Table:
+    """`>` before a head: to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2))
+    for head in heads:
+        table.add_column(head.lstrip(">"), justify="right" if head.startswith(">") else "left")
+    return table
 
 
 def _zero(count: int) -> str:

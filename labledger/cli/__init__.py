@@ -12,7 +12,18 @@ import typer
 @cache
 def app() -> typer.Typer:
     """All commands."""
-    from labledger.cli import books, curves, deliveries, history, processes, publications, queues, runs, scans
+    from labledger.cli import (
+        artifacts,
+        books,
+        curves,
+        deliveries,
+        history,
+        processes,
+        publications,
+        queues,
+        runs,
+        scans,
+    )
 
     made = typer.Typer(
         name="labledger",
@@ -26,7 +37,7 @@ def app() -> typer.Typer:
         add_completion=True,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (processes, scans, queues, books, curves, deliveries, publications, runs, history):
+    for module in (processes, scans, queues, books, curves, artifacts, deliveries, publications, runs, history):
         module.register(made)
     return made
 

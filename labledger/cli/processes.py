@@ -133,11 +133,19 @@ def register(app: typer.Typer) -> None:
         session: Session,
         keep: Annotated[bool, typer.Option("--keep", help="Keep the folder; the lab itself always ends.")] = False,
         points: Annotated[int, typer.Option("--side", min=10, max=1000, help="Lines and columns of the grid.")] = 100,
+        outside: Annotated[
+            str | None,
+            typer.Option(
+                "--outside",
+                metavar="MODULE",
+                help="Deliver a scan to the systems that this module starts, as `make demo` does in a checkout.",
+            ),
+        ] = None,
     ) -> None:
-        """A whole lab in under a minute: scans, a crash, recovery, tables, proofs. Leaves nothing running."""
+        """A whole lab in under a minute: scans, a crash, recovery, tables, deliveries, proofs. Leaves nothing running."""
         from labledger.demo import run_demo
 
-        raise typer.Exit(run_demo(session.data, keep=keep, side=points))
+        raise typer.Exit(run_demo(session.data, keep=keep, side=points, outside=outside))
 
     @command(app, "docs", example="labledger docs", hidden=True)
     def _docs(session: Session) -> None:

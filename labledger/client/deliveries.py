@@ -1,7 +1,6 @@
 """What can be done with deliveries and their targets."""
 
 import asyncio
-import mimetypes
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,18 +33,7 @@ class Deliveries(Kind):
 
     async def send_file(self, file: str | Path, target: str, **more: Any) -> UUID:
         """Store a file, register it as an artifact, and bring it to a target; answers the delivery's id."""
-        return await self.request(target, await self.store(file), **more)
-
-    async def store(self, file: str | Path) -> str:
-        """Store a file and register it as an artifact; answers its SHA-256."""
-        path = Path(file)
-        with path.open("rb") as opened:
-            sha256, size = await asyncio.to_thread(self._lab.put_file, opened)
-        if not size:
-            raise LabError(f"{path} is empty: there is nothing to deliver")
-        media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        await self._send("artifact.register", artifact_id=sha256, size=size, media_type=media_type, file_name=path.name)
-        return sha256
+        return await self.request(target, await self._lab.artifacts.add(file), **more)
 
     async def get(self, delivery_id: str | UUID) -> dict[str, Any]:
         """The delivery as it stands, from its events. Raises `NotFound`."""

@@ -28,6 +28,7 @@ from bus.streams import EVT, evt
 from domain.aggregate import aggregates
 from domain.events import Command
 from domain.readings import ReadingsRecorded
+from labledger.client.artifacts import Artifacts
 from labledger.client.curves import Batches, Extractions, Images, Products, SpiceModels
 from labledger.client.deliveries import Deliveries, Targets
 from labledger.client.errors import ERRORS, CommandInvalid, LabError, NoOutcomeYet, NotFound, NotReachable
@@ -94,6 +95,7 @@ class Lab:
         self.equipment = Equipment(self)
         self.stations = Stations(self)
         self.parked = ParkedThings(self)
+        self.artifacts = Artifacts(self)
         self.products = Products(self)
         self.images = Images(self)
         self.extractions = Extractions(self)

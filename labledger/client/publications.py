@@ -35,7 +35,7 @@ class Publications(Kind):
         if clean_up and not local:
             raise LabError(f"{thing} is no file here, so none can be cleaned up")
         ipfs, kv = await self._target("ipfs", ipfs), await self._target("kv", kv)
-        artifact = await self._lab.deliveries.store(path) if local else str(thing)
+        artifact = await self._lab.artifacts.add(path) if local else str(thing)
         id_ = UUID(str(publication_id or uuid7()))
         await self._send(
             "publication.request",

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
 
+from adapters.storage.local import LocalBlobs
 from labledger.client import CommandRefused, Lab, NotDone
-from tests.e2e.cli import RunningLab
+from tests.e2e.cli import RunningLab, in_process
 
 PLAN: dict[str, Any] = {
     "nodes": [
@@ -115,3 +118,41 @@ def test_a_notebook_needs_no_await(lab: RunningLab) -> None:
         readings = client.readings(scan_id)
         assert readings.points == 250 and readings.units["meter.voltage"] == "V"
         assert client.queues.get("main")["mode"] == "automatic"
+
+
+def test_the_artifacts_of_a_scan_are_listed_and_written_as_files(lab: RunningLab, tmp_path: Path) -> None:
+    async def measure() -> UUID:
+        async with Lab.connect(lab.folder) as client, asyncio.timeout(90):
+            scan_id = await client.scans.submit(PLAN, wait=True, title="for its artifacts")
+            while len(await client.artifacts.list(scan=scan_id)) < 3:
+                await asyncio.sleep(0.2)
+            return scan_id
+
+    scan_id = asyncio.run(measure())
+    got = in_process("artifacts", "get", "--scan", str(scan_id), "-o", str(tmp_path), "--data", str(lab.folder))
+    assert got.code == 0, got
+    files = sorted(path.suffix for path in tmp_path.iterdir())
+    assert files == [".json", ".parquet", ".png"]
+    summary = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert summary["points"] == 250 and summary["title"] == "for its artifacts"
+
+    # A file that somebody brings is an artifact too; the same again is the same one.
+    note = tmp_path / "note.txt"
+    note.write_text("the stage was cold")
+    words = ("artifacts", "add", str(note), "--scan", str(scan_id), "--data", str(lab.folder), "--json")
+    first, again = in_process(*words), in_process(*words)
+    assert first.code == 0 and first.json == again.json
+    listed = in_process(
+        "artifacts", "list", "--scan", str(scan_id), "--role", "file", "--data", str(lab.folder), "--json"
+    )
+    assert [row["artifact_id"] for row in listed.json] == [first.json["artifact_id"]]
+    out = tmp_path / "copy.txt"
+    assert (
+        in_process("artifacts", "get", first.json["artifact_id"], "-o", str(out), "--data", str(lab.folder)).code == 0
+    )
+    assert out.read_text() == "the stage was cold"
+
+    LocalBlobs(lab.folder / "blobs").path(first.json["artifact_id"]).write_text("the stage was warm")
+    damaged = in_process("artifacts", "get", first.json["artifact_id"], "-o", str(out), "--data", str(lab.folder))
+    assert damaged.code == 4 and "damaged" in damaged.err
+    assert out.read_text() == "the stage was cold"
