@@ -50,8 +50,8 @@ consumer = Consumer("deliver-runs")
 
 #: The kind of target that knows runs.
 SYSTEM = "maskhub"
-#: So many deliveries are asked for by one decision: a batch of events has a limit.
-CHUNK = 50
+#: So many deliveries are asked for by one decision. Meanwhile workers move the same queue on, and have a longer one decided anew.
+CHUNK = 20
 #: What of a run's metadata opens it at its target, and what of a measurement is sent with it.
 _OPENS = {
     "mask_id",

@@ -1,4 +1,16 @@
-"""The MaskHub adapter against the double: the whole workflow, and every way in which an answer can be lost."""
+"""The MaskHub adapter against the double: the whole workflow, and every way in which an answer can be lost.
+
+The faults of the public client that ours must not repeat, and where they are tested:
+
+    failed uploads are forgotten at a restart     tests/integration/handlers/test_runs.py: what is parked is tried again
+    and are saved without file, lot, wafer, die   tests/unit/domain/test_run.py: a measurement says all that is sent with it
+    /dev/null is uploaded where there is no data  test_nothing_empty_is_sent; the same in the domain and on the command line
+    pending never goes down, retries count twice  tests/unit/domain/test_run.py, tests/properties/test_run.py
+    one after the other; 30 s for any file        a hundred at once; a steady line may take its time; batches through the bus
+    the shipped integration cannot work online    test_the_whole_workflow, and tests/e2e/test_runs_cli.py
+    a lost answer makes a second measurement      test_a_lost_answer_makes_no_second_one, tests/faults/test_maskhub_kills.py
+    retry numbers of the file do nothing          test_config.py, and what_failed_is_tried_again in tests/e2e/test_runs_cli.py
+"""
 
 import asyncio
 import hashlib
@@ -394,6 +406,26 @@ async def test_a_hundred_at_once_with_lost_answers_are_each_there_once(hub: Mask
 
     await asyncio.gather(*(through(number) for number in range(100)))
     assert hub.per_key() == {f"{number:064x}": 1 for number in range(100)}
+
+
+async def test_a_steady_line_may_take_its_time(hub: MaskHub, opened: Target, tmp_path: Path) -> None:
+    """The public client gives any file 30 s in all. Here only a line on which nothing moves is given up."""
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(24 << 20)
+    read = hub.pieces
+
+    async def slowly(request: Any, size: int = 1 << 16) -> AsyncIterator[bytes]:
+        async for piece in read(request, 1 << 19):
+            await asyncio.sleep(0.03)
+            yield piece
+
+    hub.pieces = slowly  # type: ignore[method-assign]
+    patient = target_of(hub.environ, http={"idle_s": 0.7, "answer_s": 30})
+    began = asyncio.get_running_loop().time()
+    assert (await patient.deliver(Dock(large, options=measurement()).next())).outcome == "stored"
+    assert asyncio.get_running_loop().time() - began > 2 * 0.7, "it took no longer than a silence may"
+    await patient.close()
 
 
 async def test_it_can_be_cancelled_anywhere(hub: MaskHub, opened: Target, raw: Path) -> None:
