@@ -327,14 +327,14 @@ async def test_the_same_order_twice_is_one_measurement(runs: Runs) -> None:
 
 async def test_runs_that_open_at_once_make_their_station_once(runs: Runs) -> None:
     """MaskHub would take two of one name, and then nobody could say which is meant; so they take turns, over all workers."""
-    first, others = runs.run_id, [f"{runs.run_id}-{number}" for number in range(5)]
-    for run_id in (first, *others):
+    await runs.courier()
+    await runs.courier()
+    runs.hub.fail("slow_after", method="GET", path="/teststations/", seconds=0.5, times=2)
+    ids = [f"{runs.run_id}-{number}" for number in range(6)]
+    for run_id in ids:
         runs.run_id = run_id
         await runs.start(run_name=run_id)
-    runs.hub.fail("slow", method="GET", path="/teststations/", seconds=0.2, times=2)
-    await runs.courier()
-    await runs.courier()
-    for run_id in (first, *others):
+    for run_id in ids:
         runs.run_id = run_id
         await runs.part(opening_of(run_id), "delivered")
     assert len(runs.hub.stations) == 1 and len(runs.hub.runs) == 6
