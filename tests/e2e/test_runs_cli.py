@@ -111,6 +111,14 @@ def test_without_credentials_all_is_kept_and_goes_when_they_are_there(
     assert json.loads(stored["measurements"][0]["test_meta"]) == {"loss_db": 3.5}
     shown = hub_lab.json("runs", "show", "local-first")
     assert {one["state"] for one in shown["parts"]} == {"delivered"} and len(shown["parts"]) == 6
+    one = next(part for part in shown["parts"] if part["part"] == "measurement")
+    assert hub_lab.json("deliveries", "verify", one["delivery_id"])
+    receipt = tmp_path / "receipt.json"
+    hub_lab.json("deliveries", "show", one["delivery_id"], "--receipt", str(receipt))
+    told = json.loads(receipt.read_text())
+    assert (
+        told["outcome"] == "stored" and told["proof"]["key"] in stored["per_key"] and TOKEN not in receipt.read_text()
+    )
     (listed,) = [one for one in hub_lab.json("runs", "list") if one["run_id"] == "local-first"]
     assert (listed["successful"], listed["attachments"], listed["analysed"]) == (3, 1, True)
     assert hub_lab.json("runs", "statistics", "local-first")["service_available"]
