@@ -9,7 +9,7 @@ How Pinata cuts files is not published. With `car` it gets the blocks as we cut 
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -133,15 +133,26 @@ class Pinata:
             return kept
         file_id = str(kept.details["id"])
         await load.keep({"file": file_id})
+
+        async def named() -> Kept | None:
+            found = await self._by_id(file_id)
+            return found if found is not None and found.cid != "pending" else None
+
+        found = await self._waited(named, load, "Pinata computes the CID")
+        if found is None:
+            raise DeliveryFailed("waiting", f"Pinata has the file ({file_id}) and has not computed its CID yet")
+        return Kept(found.cid, found.details, kept.existed)
+
+    async def _waited(self, look: Callable[[], Awaitable[Kept | None]], load: Load, note: str) -> Kept | None:
+        """What is there at last; None when it is not after `pending_s`."""
         left, pause = self._options.pending_s, FIRST_LOOK_S
         while left > 0:
-            load.report(100, "Pinata computes the CID")
+            load.report(100, note)
             await asyncio.sleep(min(pause, left))
             left, pause = left - pause, min(pause * 2, LONGEST_LOOK_S)
-            found = await self._by_id(file_id)
-            if found is not None and found.cid != "pending":
-                return Kept(found.cid, found.details, kept.existed)
-        raise DeliveryFailed("waiting", f"Pinata has the file ({file_id}) and has not computed its CID yet")
+            if (found := await look()) is not None:
+                return found
+        return None
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
@@ -241,14 +252,19 @@ class Pinata:
         return body
 
     async def _arrived(self, load: Load, place: str, cid: str) -> Kept:
-        """What became of an upload that is complete: by its id, which its address holds, else by its CID."""
-        after = urlsplit(place).path.partition("/files/")[2]
-        file_id = after.split("/")[0]
-        kept = await self._by_id(file_id) if file_id else None
-        kept = kept or await self._first({"cid": cid or load.root.cid})
-        kept = kept or await self._first({"keyvalues[sha256]": load.sha256})
+        """What became of an upload that is complete: by its id, which its address holds, else by its CID, else by its label."""
+        file_id = urlsplit(place).path.partition("/files/")[2].split("/")[0]
+
+        async def listed() -> Kept | None:
+            kept = await self._by_id(file_id) if file_id else None
+            kept = kept or await self._first({"cid": cid or load.root.cid})
+            return kept or await self._first({"keyvalues[sha256]": load.sha256})
+
+        kept = await listed() or await self._waited(listed, load, "Pinata has all of the file and does not list it yet")
         if kept is None:
-            raise DeliveryFailed("waiting", "Pinata has all of the file and does not list it yet")
+            # It has the bytes and made no file of them, perhaps for ever. What comes after all is a duplicate then.
+            await load.keep({})
+            raise DeliveryFailed("server_error", "Pinata has all of the file and makes no file of it; it is sent anew")
         return Kept(kept.cid, kept.details)
 
     # -- the rest ------------------------------------------------------------------------------------------------------

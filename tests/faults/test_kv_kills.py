@@ -1,5 +1,5 @@
-"""A process that moves pointers is killed (SIGKILL) before, during and after the outside call: every delivery has one receipt, and under
-each key stands the newest, whatever the order in which they came."""
+"""A process that moves pointers at Cloudflare is killed (SIGKILL) before, during and after the outside call: every delivery has one receipt, and under
+each key stands the newest, whatever the order in which they came. (In NATS: test_deliveries.py.)"""
 
 import asyncio
 import json
@@ -12,8 +12,6 @@ import pytest
 
 from bus import streams
 from bus.connection import Credentials, connect
-from bus.keyvalue import Bucket
-from bus.streams import POINTERS
 from labledger.embedded import NatsServer
 from tests.doubles.cloudflare import ACCOUNT, NAMESPACE, TOKEN
 from tests.doubles.server import Outside, outside
@@ -112,22 +110,3 @@ def test_a_hundred_pointers_through_a_storm_of_kills(
         assert history == sorted(history), "no pointer went back"
     newest = [one for one in receipts if one["proof"]["order"] >= 90]
     assert len(newest) == KEYS and all(one["outcome"] in ("stored", "existed") for one in newest)
-
-
-def test_a_hundred_pointers_in_nats_through_a_storm_of_kills(
-    server: NatsServer, tmp_path: Path, chance: Random
-) -> None:
-    ship = shipper(tmp_path / "ship", server, {"nats": {}})
-    for n, (key, order) in enumerate(orders_of(chance)):
-        ship.order(n, None, key, pointing(order))
-    receipts = ship.storm(kills=3, chance=chance)
-    assert len(receipts) == 100
-
-    async def standing() -> list[int]:
-        bus = await connect(server.url, "test", Credentials(**login(server)))
-        bucket = Bucket(bus, POINTERS)
-        found = [json.loads((await bucket.get(f"sensor-{k}:daily:latest")).value or b"")["order"] for k in range(KEYS)]
-        await bus.close()
-        return found
-
-    assert asyncio.run(standing()) == list(range(90, 100))

@@ -287,6 +287,18 @@ async def test_a_lost_answer_to_the_last_part_leads_to_no_second_upload(pinata: 
     await target.close()
 
 
+async def test_an_upload_that_is_complete_and_becomes_no_file_is_sent_anew(pinata: Pinata, plot: Path) -> None:
+    """As when their server dies between the last byte and what it does with the file."""
+    pinata.fail("reset", method="PATCH", after_bytes=10_000_000)  # all of it is kept, and nothing is made of it
+    target = pinata_target(pinata, large_bytes=1000, part_bytes=10_000_000, pending_s=0.1)
+    dock = Dock(plot)
+    error = await dock.failing(target)
+    assert error.kind == "server_error" and "sent anew" in str(error)
+    assert (await dock.attempt(target)).outcome == "stored"
+    assert len(pinata.files) == 1 and pinata.count("POST") == 2
+    await target.close()
+
+
 async def test_an_upload_that_is_forgotten_begins_anew(pinata: Pinata, plot: Path) -> None:
     pinata.fail("drop", method="PATCH")
     target, dock = by_parts(pinata), Dock(plot)

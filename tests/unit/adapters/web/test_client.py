@@ -177,6 +177,29 @@ async def test_a_reset_in_the_midst_of_a_body(client: Web, echo: Echo, file: Pat
     assert len(echo.kept[0]) == 100_000
 
 
+async def test_a_no_that_comes_before_the_body_was_read_is_heard(tmp_path: Path) -> None:
+    """As from a server that sees by the length that it is too much, and closes: the break must not hide the answer."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 9\r\nConnection: close\r\n\r\ntoo large")
+        await writer.drain()
+        writer.close()  # what it has not read makes this a reset
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(64 << 20)
+    client = Web("echo", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    try:
+        with pytest.raises(BadStatus, match="413: too large") as caught:
+            await client.request("POST", "/a", body=Body([FilePart(large)], "application/octet-stream"))
+    finally:
+        await client.close()
+        server.close()
+    assert caught.value.kind == "refused"
+
+
 async def test_a_peer_that_stops_reading_is_given_up(echo: Echo, tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:
