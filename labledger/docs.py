@@ -89,7 +89,7 @@ _WATCH = "the watchdog in commands, or the station's next run"
 
 #: Who writes an event: by its name, else by its kind.
 WRITERS: Mapping[str, str] = {
-    "artifact": _COMMANDS,
+    "artifact": "the worker that made it; commands for what is brought (on an order)",
     "batch": _COMMANDS,
     "delivery": _WORKER,
     "delivery.cancelled": _REACTION,
