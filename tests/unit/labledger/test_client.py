@@ -21,6 +21,7 @@ from domain.readings import ArrayRef, ReadingsOpened, ReadingsRecorded
 from domain.scan import ScanCompleted, ScanInterrupted, ScanRequested, ScanStarted
 from labledger.client import Lab, NotReachable, as_plan, split_url
 from labledger.client.hearing import Ear
+from labledger.client.kinds import Scans
 from labledger.client.progress import Fold
 from labledger.client.readings import collect
 
@@ -242,3 +243,24 @@ async def test_silence_is_a_reason_to_look_again() -> None:
         began = asyncio.get_running_loop().time()
         assert await ear.next(0.05) is None
         assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_a_scan_says_its_template_and_the_targets_of_that_unless_it_has_its_own() -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Heard:
+        async def send(self, name: str, body: dict[str, Any], **_: Any) -> None:
+            sent.append(body)
+
+    scans = Scans(Heard())  # pyright: ignore[reportArgumentType]
+    template = {"name": "grid", "parameters": {}, "plan": PLAN, "deliver": ["archive"]}
+    await scans.submit(template)
+    await scans.submit(json.dumps(template), deliver=[])
+    await scans.submit(template, deliver=["mine"])
+    await scans.submit(PLAN)
+    assert [(body.get("template"), body.get("deliver")) for body in sent] == [
+        ("grid", ["archive"]),
+        ("grid", []),
+        ("grid", ["mine"]),
+        (None, None),
+    ]
