@@ -364,7 +364,9 @@ class Plot:
             down = math.ceil(len(panels) / across) or 1
             each = 4.6 if len(panels) < 2 else 2.2 if across == 1 else 3.6
             figure.set_size_inches(8.0 if across == 1 else 11.0, each * down + 0.8)
-            grid: Any = figure.subplots(down, across, squeeze=False)
+            # Lines of one branch are over the same positions, also where some have no values at the ends.
+            shared = "col" if across == 1 and sum(map(bool, self._panels.values())) == 1 else "none"
+            grid: Any = figure.subplots(down, across, squeeze=False, sharex=shared)
             for n, axes in enumerate(grid.flat):
                 if n < len(panels):
                     panels[n].draw(axes)
