@@ -167,12 +167,16 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A model for a circuit simulator in plain data; `result` lacks only the digests of the three files."""
+    """A model for a circuit simulator in plain data; `result` lacks only the digests of the files.
+
+    `suggested`: of a suspect set, the library of the set with the one change that makes sense of it.
+    """
 
     library: bytes
     report: bytes
     plot: bytes | None
     result: Mapping[str, Any]
+    suggested: bytes | None = None
 
 
 class SpiceFitter(Protocol):

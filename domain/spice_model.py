@@ -58,6 +58,7 @@ class FitResult(_Part):
     `nrmse`: rms error of the currents as a share of the largest; `mare`: mean relative error where the current is above 5 % of
     its maximum; `capacitance_decades`: rms error in decades for each capacitance. All of the simulated netlist if `simulated`,
     else of the formula. `check` says which simulator, or why none. `validity`: the range of the curves, by quantity.
+    `suggested`: of a suspect set, the .lib of the set with the change that its findings name.
     """
 
     form: str
@@ -73,6 +74,7 @@ class FitResult(_Part):
     capacitance_decades: dict[str, FiniteFloat] = {}
     findings: tuple[str, ...] = ()
     validity: dict[str, Span] = {}
+    suggested: Sha256 | None = None
 
 
 class FitRequested(Event, name="spice_model.fit_requested"):

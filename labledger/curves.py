@@ -136,7 +136,7 @@ def unit_in(title: str) -> str:
 
 
 class NgspiceFitter:
-    """`labledger.spice` as a `SpiceFitter`."""
+    """`labledger.spice` as a `SpiceFitter`. It is not asked whether it was cancelled: its process is ended then, by the pool."""
 
     def fit(
         self,
@@ -173,4 +173,5 @@ class NgspiceFitter:
         }
         # With the curves, so that the model can be checked again.
         report_json = json.dumps(told | {"measured": dict(measured)}).encode()
-        return FittedModel(done.library.encode(), report_json, done.plot, result)
+        suggested = None if done.suggested_library is None else done.suggested_library.encode()
+        return FittedModel(done.library.encode(), report_json, done.plot, result, suggested)

@@ -154,6 +154,7 @@ def fit(spec: Mapping[str, Any], report: Report, fitter: SpiceFitter, blobs: Blo
         "library": blobs.put(done.library),
         "report": blobs.put(done.report),
         "plot": blobs.put(done.plot) if done.plot is not None else None,
+        "suggested": blobs.put(done.suggested) if done.suggested is not None else None,
     }
     return FitResult.model_validate(result).model_dump(mode="json")
 

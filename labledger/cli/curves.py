@@ -581,7 +581,12 @@ def _write_model(session: Session, version: Mapping[str, Any], out: Path) -> Non
     blobs = LocalBlobs(session.settings.blob_dir)
     out.mkdir(parents=True, exist_ok=True)
     stem = f"{version['spice_model_id']}.v{version['version']}"
-    for name, ending in (("library", ".lib"), ("report", ".spice.json"), ("plot", ".spice.png")):
+    for name, ending in (
+        ("library", ".lib"),
+        ("suggested", ".suggested.lib"),
+        ("report", ".spice.json"),
+        ("plot", ".spice.png"),
+    ):
         if version["result"].get(name):
             (out / f"{stem}{ending}").write_bytes(blobs.get(version["result"][name]))
 
