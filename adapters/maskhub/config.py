@@ -38,6 +38,12 @@ class Options(BaseModel):
     api_token: SecretStr | None = Field(default=None, description="The token, sent as X-API-KEY. [MASKHUB_API_TOKEN]")
     config_file: Path | None = Field(default=None, description="A maskhub_config.json, before the usual three places.")
     heartbeats: bool = Field(default=True, description="Tell MaskHub when a station starts and ends a run.")
+    settle_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        description="So long after a lost answer MaskHub may still be at work on what it got.",
+    )
     http: HttpOptions = HttpOptions()
 
 

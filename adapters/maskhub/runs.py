@@ -15,13 +15,15 @@ The rest is what a public client sends.
 
 **Nothing is stored twice, though MaskHub knows no idempotency key.** Before the first byte leaves, the delivery notes durably that it may
 arrive (`keep`), and takes that back only when it certainly did not. Each attempt first asks whether the thing is there: a
-measurement by the key in its `meta`, an attachment by its name, the analysis by its run. Where MaskHub does not answer that question
+measurement by the key in its `meta`, an attachment by its name, the analysis by its run. What may have arrived is sent again when it was looked
+for in vain twice, with `settle_s` in between. Where MaskHub does not answer that question
 and an earlier attempt may have arrived, nothing is sent again: `unknown`, for a person.
 """
 
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import quote
@@ -343,6 +345,7 @@ class Target:
             found = None
         if found is not None:
             return "existed", found
+        await self._settled(shipment)
         await shipment.keep({"may_have_arrived": True})
         try:
             said = await send()
@@ -351,6 +354,21 @@ class Target:
                 await shipment.keep({"may_have_arrived": False})
             raise
         return "stored", said
+
+    async def _settled(self, shipment: Shipment) -> None:
+        """What may have arrived and is not found counts as lost only when it is still not found `settle_s` later: a proxy that gave
+        up, or the death of a worker, does not keep MaskHub from storing what it got."""
+        checkpoint = shipment.checkpoint or {}
+        if not checkpoint.get("may_have_arrived"):
+            return
+        now, missed_at = time.time(), checkpoint.get("missed_at")
+        if missed_at is None:
+            missed_at = now
+            await shipment.keep({"may_have_arrived": True, "missed_at": now})
+        left_s = min(missed_at + self._options.settle_s - now, self._options.settle_s)
+        if left_s > 0:
+            text = f"an earlier attempt may still show up in MaskHub; it is looked for again in {left_s:.0f} s"
+            raise DeliveryFailed("waiting", text, retry_after_s=left_s)
 
     # -- asking ----------------------------------------------------------------------------------------------------
 

@@ -51,7 +51,8 @@ async def test_a_run_of_100_measurements_is_there_once(
 ) -> None:
     mode = chance.choice(("real_time", "batch"))
     async with make_lab() as lab:
-        target = {"adapter": "maskhub.runs", "retry": QUICK, "options": {"http": {"idle_s": 5, "answer_s": 5}}}
+        options = {"settle_s": 0.5, "http": {"idle_s": 5, "answer_s": 5}}
+        target = {"adapter": "maskhub.runs", "retry": QUICK, "options": options}
         deliverer = Deliverer(lab, {"maskhub": target}, environ(hub.url))
         await lab.start("commands")
         await deliverer.known()
@@ -128,7 +129,7 @@ def test_killed_at_a_chosen_moment(
     opening.order(0, None, options=OPENING)
     opening.finish()
     hub.switch(lookups=lookups)
-    shipper = Shipper(tmp_path / "ship", "maskhub.runs", {}, environ(hub.url))
+    shipper = Shipper(tmp_path / "ship", "maskhub.runs", {"settle_s": 0.5}, environ(hub.url))
     shipper.order(0, path, options=SHIPPED)
     hub.fail(**fault, path="/v3/measurements")
     if moment == "after":

@@ -34,7 +34,7 @@ class Courier:
 
     def __init__(self, lab: Lab, environ: Mapping[str, str], max_retries: int) -> None:
         self.lab = lab
-        self.target = make("maskhub.runs", {}, environ)
+        self.target = make("maskhub.runs", {"settle_s": 0.1}, environ)
         retry = RetryPolicy(max_retries=max_retries, multiplier=0.02, min_wait_s=0.02)
         self.trades = trades(TARGET, "maskhub.runs", self.target, retry, 8, lab.blobs)
 

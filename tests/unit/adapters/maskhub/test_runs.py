@@ -71,7 +71,8 @@ async def hub() -> AsyncIterator[MaskHub]:
 
 
 def target_of(environ: Mapping[str, str], **options: Any) -> Target:
-    return make("maskhub.runs", {"http": {"connect_s": 0.5, "idle_s": 0.5, "answer_s": 0.5}} | options, environ)
+    http = {"connect_s": 0.5, "idle_s": 0.5, "answer_s": 0.5}
+    return make("maskhub.runs", {"http": http, "settle_s": 0} | options, environ)
 
 
 @pytest.fixture
@@ -254,6 +255,34 @@ async def test_a_lost_answer_makes_no_second_one(
     assert dock.kept[-1] == {"may_have_arrived": True} and count(hub) == 1
     again = await opened.deliver(dock.next())
     assert again.outcome == "existed" and count(hub) == 1
+
+
+async def test_what_is_not_found_may_still_be_on_its_way(
+    hub: MaskHub, opened: Target, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy gives up after a minute, and what is behind it goes on: a look at once would find nothing, and make a second one."""
+    clock = [1000.0]
+    monkeypatch.setattr("adapters.maskhub.runs.time.time", lambda: clock[0])
+    patient, late = target_of(hub.environ, settle_s=30), Dock(raw, options=measurement())
+    hub.fail("status", method="POST", path="/v3/measurements", status=504)
+    assert (await late.failing(patient)).kind == "timed_out"
+    for _ in range(2):
+        told = await late.failing(patient)
+        assert (told.kind, told.retry_after_s) == ("waiting", 30)
+    await opened.deliver(Dock(raw, options=measurement()).next())  # here it is at last
+    assert (await late.attempt(patient)).outcome == "existed" and len(hub.measurements) == 1
+
+    lost = Dock(raw, options=measurement(2))
+    hub.fail("status", method="POST", path="/v3/measurements", status=504)
+    assert (await lost.failing(patient)).kind == "timed_out"
+    assert (await lost.failing(patient)).kind == "waiting"
+    clock[0] += 29
+    assert (await lost.failing(patient)).retry_after_s == 1
+    clock[0] += 1
+    assert (await lost.attempt(patient)).outcome == "stored"
+    assert lost.kept[-1] == {"may_have_arrived": True}
+    assert set(hub.per_key().values()) == {1} and len(hub.measurements) == 2
+    await patient.close()
 
 
 @STEPS
