@@ -26,7 +26,6 @@ from domain.delivery import (
     RetryDelivery,
 )
 from domain.errors import Refused
-from domain.job import RetryJob
 from domain.ports import Remover
 from domain.publication import (
     NoteCleaned,
@@ -42,8 +41,7 @@ from domain.publication import (
     pin_of,
     pointer_of,
 )
-from handlers.enqueue import requeue
-from handlers.request_delivery import place_delivery
+from handlers.request_delivery import place_delivery, try_again
 from handlers.request_publication import pin
 
 consumer = Consumer("follow-publications")
@@ -86,9 +84,7 @@ async def _begin(request: RequestDelivery, step: Step, at: Reaction) -> None:
         if delivery.state == "none":
             await place_delivery(tx, request)
         elif delivery.state in ("parked", "cancelled"):
-            await tx.decide("delivery", delivery_id, RetryDelivery(delivery_id=request.delivery_id))
-            await tx.decide("job", delivery_id, RetryJob(job_id=request.delivery_id))
-            await requeue(tx, request.delivery_id, "its publication was retried")
+            await try_again(tx, RetryDelivery(delivery_id=request.delivery_id), "its publication was retried")
 
     await at.ledger.transact(begin, at.meta, lock=("delivery", delivery_id))
 

@@ -82,28 +82,35 @@ async def request_delivery(command: RequestDelivery, ledger: Ledger, meta: Meta)
 
 @handles(RetryDelivery)
 async def retry_delivery(command: RetryDelivery, ledger: Ledger, meta: Meta) -> Outcome:
-    job_id = str(command.delivery_id)
-
     async def retry(tx: Transaction) -> None:
-        if await tx.decide("delivery", job_id, command):
-            await tx.decide("job", job_id, RetryJob(job_id=command.delivery_id))
-            await requeue(tx, command.delivery_id, "retried")
+        await try_again(tx, command, "retried")
 
-    return await ledger.transact(retry, meta, lock=("job", job_id))
+    return await ledger.transact(retry, meta, lock=("job", str(command.delivery_id)))
+
+
+async def try_again(tx: Transaction, command: RetryDelivery, reason: str) -> None:
+    """Decide that a parked or cancelled delivery is tried again, within a transaction."""
+    job_id = str(command.delivery_id)
+    if await tx.decide("delivery", job_id, command):
+        await tx.decide("job", job_id, RetryJob(job_id=command.delivery_id))
+        await requeue(tx, command.delivery_id, reason)
 
 
 @handles(CancelDelivery)
 async def cancel_delivery(command: CancelDelivery, ledger: Ledger, meta: Meta) -> Outcome:
-    """A parked one has no job that runs any more; it is only said to be off."""
-    job_id = str(command.delivery_id)
-
     async def cancel(tx: Transaction) -> None:
-        if await tx.decide("delivery", job_id, command):
-            job: Job = await tx.state("job", job_id)
-            if job.state in ("waiting", "retrying", "running"):
-                await tx.decide("job", job_id, CancelJob(job_id=command.delivery_id, reason=command.reason))
+        await call_off(tx, command)
 
-    return await ledger.transact(cancel, meta, lock=("job", job_id))
+    return await ledger.transact(cancel, meta, lock=("job", str(command.delivery_id)))
+
+
+async def call_off(tx: Transaction, command: CancelDelivery) -> None:
+    """Decide that a delivery is off, within a transaction. A parked one has no job that runs any more; it is only said to be off."""
+    job_id = str(command.delivery_id)
+    if await tx.decide("delivery", job_id, command):
+        job: Job = await tx.state("job", job_id)
+        if job.state in ("waiting", "retrying", "running"):
+            await tx.decide("job", job_id, CancelJob(job_id=command.delivery_id, reason=command.reason))
 
 
 @handles(VerifyDelivery)

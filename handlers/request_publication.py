@@ -1,14 +1,11 @@
 """Orders about publications. A publication begins together with the delivery that is its first step, in one decision; what follows is
 done by `handlers/follow_publications.py`, one step after the receipt of the one before."""
 
-from uuid import UUID
-
 from bus.commands import handles
 from bus.envelope import Meta
 from bus.ledger import Ledger, Outcome, Transaction
 from domain.delivery import CancelDelivery, Delivery, RequestDelivery
 from domain.errors import Refused
-from domain.job import CancelJob, Job
 from domain.publication import (
     CancelPublication,
     Publication,
@@ -18,7 +15,7 @@ from domain.publication import (
     pointer_of,
 )
 from domain.target import Target, TargetOpened, unknown
-from handlers.request_delivery import place_delivery, queue_of
+from handlers.request_delivery import call_off, place_delivery, queue_of
 
 
 def pin(requested: PublicationRequested) -> RequestDelivery:
@@ -65,16 +62,9 @@ async def cancel_publication(command: CancelPublication, ledger: Ledger, meta: M
     async def cancel(tx: Transaction) -> None:
         publication: Publication = await tx.state("publication", str(id_))
         if await tx.decide("publication", str(id_), command) and publication.step in ("pin", "point"):
-            await _call_off(tx, pin_of(id_) if publication.step == "pin" else pointer_of(id_), command.reason)
+            delivery_id = pin_of(id_) if publication.step == "pin" else pointer_of(id_)
+            delivery: Delivery = await tx.state("delivery", str(delivery_id), fresh=True)
+            if delivery.requested is not None and delivery.state != "delivered":
+                await call_off(tx, CancelDelivery(delivery_id=delivery_id, reason=command.reason))
 
     return await ledger.transact(cancel, meta, lock=("publication", str(id_)))
-
-
-async def _call_off(tx: Transaction, delivery_id: UUID, reason: str) -> None:
-    delivery: Delivery = await tx.state("delivery", str(delivery_id), fresh=True)
-    if delivery.requested is None or delivery.state in ("delivered", "cancelled"):
-        return
-    await tx.decide("delivery", str(delivery_id), CancelDelivery(delivery_id=delivery_id, reason=reason))
-    job: Job = await tx.state("job", str(delivery_id), fresh=True)
-    if job.state in ("waiting", "retrying", "running"):
-        await tx.decide("job", str(delivery_id), CancelJob(job_id=delivery_id, reason=reason))
