@@ -75,7 +75,7 @@ def register(app: typer.Typer) -> None:
     @command(group, "add", example="labledger artifacts add notes.pdf --scan last")
     def _add(
         session: Session,
-        files: Annotated[list[Path], typer.Argument(metavar="FILE...", exists=True, dir_okay=False)],
+        files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of any kind.")],
         scan: Annotated[str | None, typer.Option("--scan", help="The scan that they are of.")] = None,
         media_type: Annotated[str | None, typer.Option("--media-type", help="[default: by the name]")] = None,
     ) -> None:
