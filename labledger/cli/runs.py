@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from labledger.client import Lab
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Its id.")]
-File = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="The file.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The file.")]
 
 _COLUMNS = {
     "run_id": "run",
