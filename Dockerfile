@@ -9,7 +9,7 @@ COPY bus bus
 COPY adapters adapters
 COPY labledger labledger
 RUN python -m venv /opt/labledger && \
-    /opt/labledger/bin/pip install --no-cache-dir --constraint constraints.txt '.[instruments,parquet,fast]'
+    /opt/labledger/bin/pip install --no-cache-dir --constraint constraints.txt '.[instruments,parquet,artifacts,curves,spice,delivery,fast]'
 
 FROM python:3.12-slim
 RUN useradd --system --create-home --home-dir /var/lib/labledger labledger
