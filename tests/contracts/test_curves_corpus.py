@@ -1,9 +1,10 @@
-"""Promises on the public corpus, where it is there: LABLEDGER_CURVES_CORPUS names its folder."""
+"""Promises on a few drawn plots that come along (CC0), and on the public corpus where LABLEDGER_CURVES_CORPUS names its folder."""
 
 import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("cv2", reason="the extra `curves` is not installed")
@@ -13,15 +14,30 @@ from adapters.curves.extract import extract
 
 CORPUS = os.environ.get("LABLEDGER_CURVES_CORPUS")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not CORPUS,
-        reason="the curves corpus is not here (its pictures may not be shipped): set LABLEDGER_CURVES_CORPUS to its folder",
-    ),
-]
+DRAWN = sorted((Path(__file__).parents[1] / "data" / "curves").glob("*.json"))
 
 
+@pytest.mark.parametrize("path", DRAWN, ids=lambda path: path.stem)
+def test_axes_of_a_drawn_plot_are_read_right(path: Path) -> None:
+    truth = json.loads(path.read_text())
+    found = extract((path.parent / truth["image"]).read_bytes())
+    for letter, axis in (("x", found.x), ("y", found.y)):
+        given = truth["axes"][letter]
+        assert axis is not None and axis.scale == given["scale"]
+        low, high = (np.log10(given[k]) if axis.scale == "log" else given[k] for k in ("min", "max"))
+        ends = np.log10([axis.v0, axis.v1]) if axis.scale == "log" else np.array([axis.v0, axis.v1])
+        assert np.abs(ends - np.array([low, high])).max() < 0.02 * abs(high - low)
+
+
+def test_there_are_drawn_plots() -> None:
+    assert len(DRAWN) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not CORPUS,
+    reason="the curves corpus is not here (its pictures may not be shipped): set LABLEDGER_CURVES_CORPUS to its folder",
+)
 def test_axes_of_data_sheets_are_read_right_in_nineteen_of_twenty() -> None:
     assert CORPUS
     right, count = 0, 0
