@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-STREAMS = ("EVT", "CMD", "TIM", "SNAP", "PARK", "OUT", "BEAT", "KV_pointers", "KV_newest")
+STREAMS = ("EVT", "CMD", "TIM", "SNAP", "PARK", "OUT", "BEAT", "KV_pointers", "KV_newest", "OBJ_blobs")
 
 #: What EVT republishes for live listeners, as `live.evt.<kind>.<id>`, each with its sequence in a header.
 LIVE_PREFIX = "live"
@@ -87,6 +87,11 @@ def _asks(*streams: str) -> tuple[str, ...]:
     return tuple(asked)
 
 
+#: What those publish who keep and read blobs in NATS.
+_BLOBS = ("$O.blobs.>", "$JS.API.DIRECT.GET.OBJ_blobs")
+#: Of our own processes: they ask the leader, and remove what a crash left.
+_KEEPS_BLOBS = (*_BLOBS, *(f"$JS.API.STREAM.{verb}.OBJ_blobs" for verb in ("INFO", "MSG.GET", "PURGE")))
+
 #: What an auditor asks beside: which streams and consumers there are, and any single message.
 _WATCHES = (
     "$JS.API.INFO",
@@ -119,19 +124,28 @@ RIGHTS: Mapping[Role, Rights] = {
     Role.PROJECTIONS: Rights("LAB", ("park.>", *_reads("EVT", "SNAP", "BEAT")), ("beat.>", f"{LIVE_PREFIX}.>")),
     Role.STATION: Rights(
         "LAB",
-        ("evt.>", "cmd.>", "snap.>", "park.>", "out.>", "beat.>", *_reads("EVT", "CMD", "SNAP", "OUT", "BEAT")),
+        (
+            *("evt.>", "cmd.>", "snap.>", "park.>", "out.>", "beat.>"),
+            *_reads("EVT", "CMD", "SNAP", "OUT", "BEAT"),
+            *_KEEPS_BLOBS,
+        ),
         ("beat.>", f"{LIVE_PREFIX}.>"),
     ),
     # It does what queues dispatch, and says what came of it.
-    Role.EXTRACT: Rights("LAB", ("evt.>", "snap.>", *_reads("EVT", "CMD", "SNAP")), (f"{LIVE_PREFIX}.>",)),
+    Role.EXTRACT: Rights(
+        "LAB", ("evt.>", "snap.>", *_reads("EVT", "CMD", "SNAP"), *_KEEPS_BLOBS), (f"{LIVE_PREFIX}.>",)
+    ),
     # The same, and it brings things out of the lab.
     Role.DELIVER: Rights(
         "LAB",
-        ("evt.>", "snap.>", "$KV.>", *_reads("EVT", "CMD", "SNAP", "KV_pointers", "KV_newest")),
+        ("evt.>", "snap.>", "$KV.>", *_reads("EVT", "CMD", "SNAP", "KV_pointers", "KV_newest"), *_KEEPS_BLOBS),
         (f"{LIVE_PREFIX}.>",),
     ),
     # Not `cmd.work.>`: what a queue dispatched is not for others to say.
-    Role.PUBLISHER: Rights("PUBLISHERS", ("cmd.*.*", *_asks("EVT", "OUT", "KV_pointers")), (f"{LIVE_PREFIX}.>",)),
+    # They may keep a file, and read one: what is read is compared with its name, so that none can pass for another.
+    Role.PUBLISHER: Rights(
+        "PUBLISHERS", ("cmd.*.*", *_asks("EVT", "OUT", "KV_pointers"), *_BLOBS), (f"{LIVE_PREFIX}.>",)
+    ),
     Role.DASHBOARD: Rights("DASHBOARDS", _asks("EVT", "KV_pointers"), (f"{LIVE_PREFIX}.>", "beat.>")),
     Role.AUDITOR: Rights("AUDITORS", (*_asks(*STREAMS), *_WATCHES), (f"{LIVE_PREFIX}.>", "beat.>")),
 }

@@ -19,6 +19,9 @@ EVT, CMD, TIM, SNAP, PARK, OUT, BEAT = "EVT", "CMD", "TIM", "SNAP", "PARK", "OUT
 #: Key-value buckets: what others read, and what a worker notes for itself. Any client of NATS' key-value store can read the first.
 POINTERS, NEWEST = "pointers", "newest"
 
+#: The bucket of NATS' object store that may hold the blobs (the setting `blobs.store`).
+BLOBS = "blobs"
+
 #: A command larger than this is refused by the server with words (err_code 10054).
 MAX_COMMAND_BYTES = 512 * 1024
 
@@ -77,6 +80,14 @@ STREAMS: dict[str, dict[str, Any]] = {
     BEAT: _FILE | {"subjects": ["beat.>"], "description": "heartbeats of stations", "max_msgs_per_subject": 1},
     f"KV_{POINTERS}": _bucket(POINTERS, "published pointers by their key", 5),
     f"KV_{NEWEST}": _bucket(NEWEST, "the newest of each key of outside stores that know no order", 1),
+    # As NATS makes the stream of an object store.
+    f"OBJ_{BLOBS}": _FILE
+    | {
+        "subjects": [f"$O.{BLOBS}.C.>", f"$O.{BLOBS}.M.>"],
+        "description": "files by their SHA-256, where they are not kept elsewhere",
+        "discard": "new",
+        "allow_rollup_hdrs": True,
+    },
 }
 
 

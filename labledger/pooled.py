@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from adapters.processes.pool import Task
-from adapters.storage.local import LocalBlobs
 from bus.connection import Credentials, connect
 from bus.envelope import Stored
 from bus.errors import Unavailable
@@ -23,6 +22,7 @@ from domain.extraction import CARRIED_CURVES, CARRIED_POINTS, OTHER_CHARTS, Resu
 from domain.ports import Blobs, Extractor, NotPossible, PictureRefused, Report, SpiceFitter
 from domain.readings import ReadingsOpened, ReadingsRecorded
 from domain.spice_model import ChartOf, FitResult, by_quantity, measured
+from labledger.blobs import open_blobs
 from labledger.picture_file import look_at
 
 CURVES, SPICE = "labledger.curves:CurvesExtractor", "labledger.curves:NgspiceFitter"
@@ -35,7 +35,7 @@ def made(path: str, **options: Any) -> Any:
 
 
 def tasks(
-    blob_dir: str,
+    blobs: Mapping[str, Any],
     extractor: str = CURVES,
     fitter: str = SPICE,
     llm: dict[str, str] | None = None,
@@ -43,10 +43,10 @@ def tasks(
 ) -> dict[str, Task]:
     """The tasks of a process, by the kind of job. The libraries behind them are loaded by the first that needs them.
 
-    `llm`: url, model and key of the endpoint that an extractor may ask. `nats`: `urls` of the servers where the events of
+    `blobs` says where they are kept, as `labledger.blobs.spec_of` has it. `llm`: url, model and key of the endpoint that an extractor may ask. `nats`: `urls` of the servers where the events of
     scans are read, and how to sign in there (`user`, `password`, `inbox_prefix`).
     """
-    blobs = LocalBlobs(Path(blob_dir))
+    kept = open_blobs(blobs)
     ready: dict[str, Any] = {}
 
     def ported(path: str, **options: Any) -> Any:
@@ -56,11 +56,11 @@ def tasks(
 
     return {
         "extraction": lambda spec, report: extract(
-            spec, report, ported(extractor, **({"llm": llm} if llm else {})), blobs
+            spec, report, ported(extractor, **({"llm": llm} if llm else {})), kept
         ),
-        "spice_fit": lambda spec, report: fit(spec, report, ported(fitter), blobs),
+        "spice_fit": lambda spec, report: fit(spec, report, ported(fitter), kept),
         "artifacts": lambda spec, report: {
-            "artifacts": asyncio.run(artifacts(spec, report, blobs, Path(blob_dir), nats or {}))
+            "artifacts": asyncio.run(artifacts(spec, report, kept, Path(blobs["dir"]), nats or {}))
         },
     }
 
@@ -116,7 +116,9 @@ def _bytes(blobs: Blobs, sha256: str) -> bytes:
         raise PictureRefused(str(error)) from None
     except NotFound as error:
         # Another machine may have stored it a moment ago: worth another try.
-        raise RuntimeError(f"{error}: do all machines share the folder of blobs (LABLEDGER_BLOBS_DIR)?") from None
+        raise RuntimeError(
+            f"{error}: do all machines share one store of blobs (LABLEDGER_BLOBS_STORE, LABLEDGER_BLOBS_DIR)?"
+        ) from None
 
 
 def _thinned(values: Sequence[float]) -> list[float]:

@@ -102,7 +102,18 @@ class Log(Section):
 
 
 class Blobs(Section):
-    dir: Path | None = Field(default=None, description="Where files are kept by their SHA-256. Empty: DATA_DIR/blobs.")
+    """Files too large for events, kept by their SHA-256."""
+
+    store: Literal["local", "s3", "nats"] = Field(
+        default="local", description="A folder, a bucket of S3, or the object store of NATS."
+    )
+    dir: Path | None = Field(
+        default=None, description="That folder; of the other two, what is on its way. Empty: DATA_DIR/blobs."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict[str, Any],
+        description="Of the store s3: bucket, endpoint_url, prefix, ... (docs/delivery.md). In a variable: as JSON.",
+    )
 
 
 class CleanUp(Section):
@@ -417,7 +428,7 @@ def load(environ: Mapping[str, str] | None = None, folder: Path | None = None) -
 
 
 #: Those that a variable holds as JSON.
-_JSON = frozenset({"stations", "targets", "deliver"})
+_JSON = frozenset({"stations", "targets", "deliver", "blobs.options"})
 _PATHS = frozenset({"data_dir", "connection_file", "nats.credentials_file", "blobs.dir"})
 
 
@@ -474,6 +485,8 @@ def _show(name: str, value: Any) -> str:
         return "; ".join(f"{station}: {', '.join(it.instruments) or 'no instruments'}" for station, it in value.items())
     if name == "deliver":
         return "; ".join(f"{', '.join(rule.artifacts)} to {', '.join(rule.targets)}" for rule in value)
+    if name == "blobs.options":
+        return ", ".join(value)
     if name == "targets":
         return "; ".join(f"{target}: {it.adapter}" for target, it in value.items())
     return str(value)

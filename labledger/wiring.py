@@ -40,6 +40,7 @@ from handlers.dispatch_jobs import ANY, ASSIGN, assign_scan
 from handlers.fire_timers import fire_timer
 from handlers.station import StationRunner, StationSettings
 from handlers.watch_stations import Watchdog
+from labledger.blobs import blobs_of, spec_of
 from labledger.settings import Connection, Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -156,7 +157,6 @@ async def run_commands(settings: Settings, stopped: asyncio.Event) -> None:
 async def run_station(settings: Settings, stopped: asyncio.Event, name: str) -> None:
     """Hold the instruments of a station and run scans on them, until stopped or replaced."""
     from adapters.instruments.rack import InstrumentConfig, Rack
-    from adapters.storage.local import LocalBlobs
 
     station = settings.stations.get(name)
     if station is None:
@@ -175,7 +175,7 @@ async def run_station(settings: Settings, stopped: asyncio.Event, name: str) -> 
         bus,
         Ledger(EventStore(bus, patience_s=60)),
         rack,
-        LocalBlobs(settings.blob_dir),
+        blobs_of(settings, Role.STATION),
         StationSettings(
             station_id=name,
             version=release(),
@@ -237,7 +237,7 @@ async def run_extract(settings: Settings, stopped: asyncio.Event, **ports: str) 
     pool = ProcessPool(
         settings.extract.processes or os.cpu_count() or 1,
         "labledger.pooled:tasks",
-        {"blob_dir": str(settings.blob_dir.absolute()), "llm": llm, "nats": nats} | ports,
+        {"blobs": spec_of(settings, Role.EXTRACT), "llm": llm, "nats": nats} | ports,
     )
     limits = {"extraction": settings.extract.limit_s, "spice_fit": settings.extract.fit_limit_s}
     all_trades = trades(pool, limits) | {ARTIFACTS: Artifacts(pool, settings.extract.artifacts_limit_s)}
@@ -271,7 +271,6 @@ async def run_deliver(settings: Settings, stopped: asyncio.Event, only: str | No
     Each has a durable consumer and slots of its own, so that one that is down keeps none waiting. To one whose credentials are
     missing nothing is sent; what is asked for waits in its queue.
     """
-    from adapters.storage.local import LocalBlobs
     from labledger.targets import open_target
 
     connection = settings.connection(Role.DELIVER)
@@ -285,7 +284,7 @@ async def run_deliver(settings: Settings, stopped: asyncio.Event, only: str | No
     bus = await connected(connection, "labledger-deliver")
     await _streams_there(bus, streams.EVT, streams.CMD)
     ledger = Ledger(EventStore(bus, patience_s=60))
-    blobs = LocalBlobs(settings.blob_dir)
+    blobs = blobs_of(settings, Role.DELIVER)
     broker = brokers.make_broker(list(connection.nats_urls), "labledger-deliver-work", connection.credentials)
     workers: list[Worker] = []
     async with AsyncExitStack() as stack:

@@ -16,6 +16,13 @@ from domain.errors import NotFound
 CHUNK = 1 << 20
 
 
+def checked(sha256: str) -> str:
+    """The name of a blob. Raises `ValueError` for what can be none, and so reaches no file."""
+    if len(sha256) != 64 or not all(c in "0123456789abcdef" for c in sha256):
+        raise ValueError(f"{sha256!r} is no SHA-256 in hex")
+    return sha256
+
+
 class LocalBlobs:
     """A folder of blobs. Any number of processes may use it at once."""
 
@@ -24,9 +31,7 @@ class LocalBlobs:
 
     def path(self, sha256: str) -> Path:
         """Where a blob lies, or would lie."""
-        if len(sha256) != 64 or not all(c in "0123456789abcdef" for c in sha256):
-            raise ValueError(f"{sha256!r} is no SHA-256 in hex")
-        return self._folder / sha256[:2] / sha256[2:]
+        return self._folder / checked(sha256)[:2] / sha256[2:]
 
     def put(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bus.roles import Role
 from labledger.cli.common import Code, Session, Stop, command, duration, read_text, resolve
 
 if TYPE_CHECKING:
@@ -436,11 +437,11 @@ def _print_one(session: Session, found: Mapping[str, Any], result: Mapping[str, 
 
 def _write(session: Session, result: Mapping[str, Any], out: Path, found: Mapping[str, Any]) -> None:
     """The blobs of a result as files."""
-    from adapters.storage.local import LocalBlobs
+    from labledger.blobs import blobs_of
 
     if not result:
         raise Stop(f"the extraction is {found['state']}: there is nothing to write yet", Code.REFUSED)
-    blobs = LocalBlobs(session.settings.blob_dir)
+    blobs = blobs_of(session.settings, Role.PUBLISHER)
     out.mkdir(parents=True, exist_ok=True)
     stem = Path(str(found.get("title") or "")).stem or str(found["extraction_id"])
     for name, ending in (("csv", ".csv"), ("data", ".json"), ("overlay", ".overlay.png")):
@@ -531,14 +532,14 @@ def _spice(app: typer.Typer) -> None:
         limit: Annotated[float, typer.Option("--limit", min=0, help="Largest nrmse that is good enough.")] = 0.05,
     ) -> None:
         """Simulate a fitted model once more, here, against the curves that it was made from. Exit code 4 when it is worse."""
-        from adapters.storage.local import LocalBlobs
+        from labledger.blobs import blobs_of
 
         found = session.run(lambda lab: lab.spice_models.get(part_number))
         fitted = [one for one in found if one["state"] == "fitted" and version in (None, one["version"])]
         if not fitted:
             raise Stop(f"no such version of {part_number} is fitted", Code.REFUSED)
         result = fitted[-1]["result"]
-        blobs = LocalBlobs(session.settings.blob_dir)
+        blobs = blobs_of(session.settings, Role.PUBLISHER)
         report = json.loads(blobs.get(result["report"]))
         checked = _simulated(blobs.get(result["library"]).decode(), report, limit)
         session.emit({"version": fitted[-1]["version"]} | checked)
@@ -576,9 +577,9 @@ def _say_model(session: Session, version: Mapping[str, Any], out: Path | None) -
 
 
 def _write_model(session: Session, version: Mapping[str, Any], out: Path) -> None:
-    from adapters.storage.local import LocalBlobs
+    from labledger.blobs import blobs_of
 
-    blobs = LocalBlobs(session.settings.blob_dir)
+    blobs = blobs_of(session.settings, Role.PUBLISHER)
     out.mkdir(parents=True, exist_ok=True)
     stem = f"{version['spice_model_id']}.v{version['version']}"
     for name, ending in (

@@ -3,15 +3,12 @@
 import asyncio
 import mimetypes
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from domain.artifact import Artifact
 from labledger.client.errors import LabError
 from labledger.client.kinds import Kind, plain
-
-if TYPE_CHECKING:
-    from adapters.storage.local import LocalBlobs
 
 
 class Artifacts(Kind):
@@ -36,13 +33,6 @@ class Artifacts(Kind):
         )
         return sha256
 
-    def _blobs(self) -> "LocalBlobs":
-        from adapters.storage.local import LocalBlobs
-
-        if self._lab.blob_dir is None:
-            raise LabError("the folder of blobs is not known: connect by the lab's folder or its settings")
-        return LocalBlobs(self._lab.blob_dir)
-
     async def get(self, artifact_id: str) -> dict[str, Any]:
         """What is known of it, from its events. Raises `NotFound`."""
         state: Artifact = await self._lab.state("artifact", artifact_id)
@@ -63,7 +53,7 @@ class Artifacts(Kind):
     def _copy(self, artifact_id: str, path: Path) -> None:
         part = path.with_name(f".{path.name}.part")
         try:
-            with self._blobs().local(artifact_id) as source, source.open("rb") as read, part.open("wb") as written:
+            with self._lab.blobs.local(artifact_id) as source, source.open("rb") as read, part.open("wb") as written:
                 while chunk := read.read(1 << 20):
                     written.write(chunk)
             part.replace(path)

@@ -57,14 +57,12 @@ class Images(Kind):
         `extract` has what `extraction.request` takes (`method`, `parameters`, `queue_id`, `priority`, `batch_id`); None waits.
         `more`: `description`, `chart`, `tj_c`, `vds_v`, `vgs_v`. Raises `PictureRefused` for what is no picture, or too large.
         """
-        from adapters.storage.local import LocalBlobs
         from labledger.picture_file import look_at
 
-        if self._lab.blob_dir is None:
-            raise LabError("the folder of blobs is not known: connect by the lab's folder or its settings")
+        blobs = self._lab.blobs
         data = file if isinstance(file, bytes) else await asyncio.to_thread(Path(file).read_bytes)
         found = look_at(data)
-        await asyncio.to_thread(LocalBlobs(self._lab.blob_dir).put, data)
+        await asyncio.to_thread(blobs.put, data)
         extraction_id = UUID(uuid7()) if extract is not None else None
         order = None if extract is None else {"extraction_id": str(extraction_id)} | given(extract)
         await self._send(

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, cast
@@ -27,7 +27,9 @@ from bus.store import EventStore
 from bus.streams import EVT, evt
 from domain.aggregate import aggregates
 from domain.events import Command
+from domain.ports import Blobs
 from domain.readings import ReadingsRecorded
+from labledger.blobs import open_blobs, spec_of
 from labledger.client.artifacts import Artifacts
 from labledger.client.curves import Batches, Extractions, Images, Products, SpiceModels
 from labledger.client.deliveries import Deliveries, Targets
@@ -75,14 +77,15 @@ class Lab:
         credentials: Credentials,
         *,
         postgres_url: str | None = None,
-        blob_dir: Path | None = None,
+        blobs: Mapping[str, Any] | None = None,
         actor: str | None = None,
         timeout_s: float = 10.0,
     ) -> None:
         self._urls = list(urls)
         self._credentials = credentials
         self.postgres_url = postgres_url
-        self.blob_dir = blob_dir
+        self._blob_spec = blobs
+        self._opened_blobs: Blobs | None = None
         self.actor = me() if actor is None else actor
         self.timeout_s = timeout_s
         self._bus: Bus | None = None
@@ -139,7 +142,7 @@ class Lab:
             to.nats_urls,
             to.credentials,
             postgres_url=postgres_url or to.postgres_readonly_url,
-            blob_dir=settings.blob_dir,
+            blobs=spec_of(settings, user or Role.PUBLISHER),
             actor=actor,
             timeout_s=timeout_s,
         )
@@ -390,22 +393,27 @@ class Lab:
         if not stored and await self.last("scan", scan_id) is None:
             raise NotFound(f"there is no scan {scan_id}: `labledger scan list` shows all")
         frames = [event for event in (one.event for one in stored) if isinstance(event, ReadingsRecorded)]
-        return collect(UUID(str(scan_id)), frames, self._blobs())
+        blobs = self.blobs.get if self._knows_blobs else None
+        return await asyncio.to_thread(collect, UUID(str(scan_id)), frames, blobs)
 
     def put_file(self, file: BinaryIO) -> tuple[str, int]:
         """Keep what is read from a file in the lab's store of blobs; answers its SHA-256 and size. Blocks. Raises `LabError`."""
-        from adapters.storage.local import LocalBlobs
+        return self.blobs.put_file(file)
 
-        if self.blob_dir is None:
-            raise LabError("the folder of blobs is not known: connect by the lab's folder or its settings")
-        return LocalBlobs(self.blob_dir).put_file(file)
+    @property
+    def blobs(self) -> Blobs:
+        """Where the lab keeps files by their SHA-256. Blocking: call it from a thread. Raises `LabError` when it is not known."""
+        if self._blob_spec is None:
+            raise LabError("the store of blobs is not known: connect by the lab's folder or its settings")
+        if self._opened_blobs is None:
+            self._opened_blobs = open_blobs(self._blob_spec)
+        return self._opened_blobs
 
-    def _blobs(self) -> Callable[[str], bytes] | None:
-        if self.blob_dir is None or not self.blob_dir.is_dir():
-            return None
-        from adapters.storage.local import LocalBlobs
-
-        return LocalBlobs(self.blob_dir).get
+    @property
+    def _knows_blobs(self) -> bool:
+        """Not for who connected by an address alone, nor on a machine that has not got the lab's folder."""
+        spec = self._blob_spec
+        return spec is not None and (spec["store"] != "local" or Path(spec["dir"]).is_dir())
 
 
 def _behind(url: str, sequence: int, names: list[str], timeout_s: float) -> list[str]:

@@ -444,7 +444,7 @@ async def test_processes_of_the_pool_end_with_the_worker(tmp_path: Path) -> None
         "import asyncio, sys\n"
         "from adapters.processes.pool import ProcessPool\n"
         "async def main():\n"
-        "    pool = ProcessPool(1, 'labledger.pooled:tasks', {'blob_dir': sys.argv[1]})\n"
+        "    pool = ProcessPool(1, 'labledger.pooled:tasks', {'blobs': {'store': 'local', 'dir': sys.argv[1]}})\n"
         "    task = asyncio.create_task(pool.run('nothing', {}, print, 60))\n"
         "    await asyncio.wait([task])\n"
         "    print(pool.pids[0], flush=True)\n"

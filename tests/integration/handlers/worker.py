@@ -26,7 +26,10 @@ class RunningWorker:
         ports = {"extractor": "tests.curves:FastExtractor", "fitter": "tests.curves:FastFitter"}
         signed = lab.place.credentials("extract")
         nats = {"urls": [lab.place.server.url], "user": signed.user, "password": signed.password}
-        told = {"blob_dir": str(folder / "blobs"), "nats": nats | {"inbox_prefix": signed.inbox_prefix}}
+        told = {
+            "blobs": {"store": "local", "dir": str(folder / "blobs")},
+            "nats": nats | {"inbox_prefix": signed.inbox_prefix},
+        }
         self.pool = ProcessPool(slots, "labledger.pooled:tasks", told | ports)
         limits = {"extraction": 20.0, "spice_fit": 20.0, "artifacts": 60.0}
         self.limits_s = limits | settings.pop("limit_s", {})

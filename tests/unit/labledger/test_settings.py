@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from labledger.blobs import blobs_of
 from labledger.settings import SettingsError, load, reference
 
 
@@ -40,6 +41,20 @@ def test_stations_are_passed_through_to_the_drivers(tmp_path: Path) -> None:
     assert stage == {"driver": "simulated_stage", "address": "sim::1", "options": {"speed_mm_s": 2.5}}
     by_variable = load({"LABLEDGER_STATIONS": json.dumps({"s": {"instruments": {"m": {"driver": "x"}}}})}, tmp_path)
     assert list(by_variable.stations) == ["s"]
+
+
+def test_blobs_are_kept_where_the_settings_say(tmp_path: Path) -> None:
+    options = {"bucket": "lab", "access_key_id": "known", "secret_access_key": "very secret"}
+    environ = {"LABLEDGER_BLOBS_STORE": "s3", "LABLEDGER_BLOBS_OPTIONS": json.dumps(options)}
+    settings = load(environ, tmp_path)
+    assert type(blobs_of(settings, "station")).__name__ == "S3Blobs"
+    shown = {row.name: row.value for row in reference(settings)}
+    assert shown["blobs.options"] == "bucket, access_key_id, secret_access_key"
+    assert type(blobs_of(load({}, tmp_path), "station")).__name__ == "LocalBlobs"
+    with pytest.raises(SettingsError, match=r"blobs\.options\.bucket: Field required"):
+        blobs_of(load({"LABLEDGER_BLOBS_STORE": "s3"}, tmp_path), "station")
+    with pytest.raises(SettingsError, match="store"):
+        load({"LABLEDGER_BLOBS_STORE": "tape"}, tmp_path)
 
 
 @pytest.mark.parametrize(
