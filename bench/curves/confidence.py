@@ -1,0 +1,152 @@
+"""Fit the weights of the confidence anew (adapters/curves/check.py), after the extractor has changed:
+
+    python -m bench.curves.confidence CORPUS --train DIR... --check DIR... [--jobs 2] [--keep FILE]
+
+CORPUS holds `score.py` and `gen_synth.py`. Draw the plots with the generator, with several seeds, and keep those to fit on (--train)
+apart from those to check with (--check): `python CORPUS/gen_synth.py DIR --seed N`. Both modes of the extractor are not needed; the
+picture alone is given. Prints the two tables of weights to be put into check.py, and how well the chances hold on the other plots.
+--keep stores what was seen of each picture, so that a second fit needs no second run.
+"""
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.curves.check import CURVE_WEIGHTS, IMAGE_WEIGHTS, chance, image_logits
+from adapters.curves.extract import extract
+from bench.curves.__main__ import scorer, truths
+
+Floats = NDArray[np.float64]
+RIDGE = 1.0
+"""Keeps weights small where few pictures speak; features are of the order of one."""
+
+
+def seen(job: tuple[Path, dict[str, Any]], corpus: Path) -> dict[str, Any]:
+    """One picture extracted: features of the whole and of each curve, and what was right."""
+    path, truth = job
+    score = scorer(corpus)
+    result = extract((path.parent / truth["image"]).read_bytes())
+    prediction = result.prediction()
+    row = score.score_one(truth, prediction)
+    known = [score.norm_curve(truth, c) for c in truth["curves"]]
+    right: list[bool] = []
+    for curve in prediction["curves"]:
+        found = score.norm_curve(truth, curve)
+        near = min((score.pair(t, found)["p95"] for t in known), default=9.0) if len(found) else 9.0
+        right.append(bool(row["axes_ok"] and near <= 0.02))
+    return {
+        "id": truth["id"],
+        "success": row["success"],
+        "image": result.features,
+        "curves": [dict(c.features) for c in result.curves],
+        "right": right,
+    }
+
+
+def logistic(x: Floats, y: Floats, signs: Floats) -> Floats:
+    """Ridge logistic regression by Newton's method, the first column being the bias. A weight whose sign contradicts what its
+    feature means (`signs`, 0 for any) is noise of a small sample: it is set to zero and the rest is fitted again."""
+    free = np.ones(x.shape[1], np.bool_)
+    weights = np.zeros(x.shape[1])
+    while True:
+        part = x[:, free]
+        w = np.zeros(part.shape[1])
+        penalty = RIDGE * np.eye(part.shape[1])
+        penalty[0, 0] = 0
+        for _ in range(60):
+            p = 1 / (1 + np.exp(-np.clip(part @ w, -30, 30)))
+            gradient = part.T @ (y - p) - penalty @ w
+            hessian = (part * (p * (1 - p))[:, None]).T @ part + penalty + 1e-9 * np.eye(part.shape[1])
+            w = w + np.linalg.solve(hessian, gradient)
+        weights[:] = 0
+        weights[free] = w
+        wrong = free & (weights * signs < 0)
+        if not wrong.any():
+            return weights
+        free &= ~wrong
+
+
+SIGNS = {"axes": 1, "weakest": 1, "all": 1}
+"""Every other feature counts against a result."""
+
+
+def fitted(rows: list[dict[str, float]], right: list[bool], names: list[str]) -> dict[str, float]:
+    x = np.array([[1.0, *(row[k] for k in names)] for row in rows])
+    signs = np.array([0.0, *(SIGNS.get(k, -1) for k in names)])
+    found = logistic(x, np.array(right, np.float64), signs)
+    return {k: round(float(v), 3) for k, v in zip(["bias", *names], found, strict=True)}
+
+
+def auc(chances: list[float], right: list[bool]) -> float:
+    """How often a right one is ranked over a wrong one."""
+    good = [c for c, r in zip(chances, right, strict=True) if r]
+    bad = [c for c, r in zip(chances, right, strict=True) if not r]
+    return float(np.mean([(a > b) + 0.5 * (a == b) for a in good for b in bad])) if good and bad else float("nan")
+
+
+def whole(row: dict[str, Any], curve_weights: dict[str, float]) -> dict[str, float]:
+    """The picture's features again with other weights of its curves."""
+    return row["image"] | image_logits([chance(f, curve_weights) for f in row["curves"]])
+
+
+def told(name: str, rows: list[dict[str, Any]], curve: dict[str, float], image: dict[str, float]) -> None:
+    """Prints how the chances hold on some pictures."""
+    each = [(chance(f, curve), r) for row in rows for f, r in zip(row["curves"], row["right"], strict=True)]
+    pictures = [(chance(whole(row, curve), image), bool(row["success"])) for row in rows if row["curves"]]
+    print(f"{name}: {len(rows)} pictures")
+    for what, pairs in (("curves", each), ("pictures", pictures)):
+        chances, right = [c for c, _ in pairs], [r for _, r in pairs]
+        sure = [r for c, r in pairs if c >= 0.9]
+        share = sum(sure) / len(sure) if sure else float("nan")
+        print(
+            f"  {what}: ROC-AUC {auc(chances, right):.3f}; mean chance {np.mean(chances):.2f}, right {np.mean(right):.2f};"
+            f" at 0.9 and more {len(sure)} of {len(pairs)}, {share:.0%} of them right"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.curves.confidence",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--train", type=Path, nargs="+", default=[])
+    parser.add_argument("--check", type=Path, nargs="*", default=[])
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--keep", type=Path)
+    a = parser.parse_args()
+    kept: dict[str, dict[str, Any]] = json.loads(a.keep.read_text()) if a.keep and a.keep.exists() else {}
+    sets: list[list[dict[str, Any]]] = []
+    with ProcessPoolExecutor(a.jobs) as pool:
+        for folders in (a.train, a.check):
+            jobs = [job for folder in folders for job in truths(folder, "")]
+            new = [job for job in jobs if str(job[0]) not in kept]
+            kept |= dict(zip((str(p) for p, _ in new), pool.map(partial(seen, corpus=a.corpus), new), strict=True))
+            sets.append([kept[str(p)] for p, _ in jobs])
+    if a.keep:
+        a.keep.write_text(json.dumps(kept))
+    train, check = sets
+    curves = [(f, r) for row in train for f, r in zip(row["curves"], row["right"], strict=True)]
+    curve = fitted([f for f, _ in curves], [r for _, r in curves], [k for k in CURVE_WEIGHTS if k != "bias"])
+    full = [row for row in train if row["curves"]]
+    image = fitted(
+        [whole(row, curve) for row in full],
+        [bool(row["success"]) for row in full],
+        [k for k in IMAGE_WEIGHTS if k != "bias"],
+    )
+    print("CURVE_WEIGHTS =", json.dumps(curve, indent=4))
+    print("IMAGE_WEIGHTS =", json.dumps(image, indent=4))
+    told("fitted on", train, curve, image)
+    if check:
+        told("checked with", check, curve, image)
+
+
+if __name__ == "__main__":
+    main()
