@@ -257,8 +257,10 @@ def halved(mask: Mask) -> Mask:
 def explains(way: Way, size: float) -> bool:
     """True when the ink of a layer can be this one curve."""
     length = arc(way.points)
+    # A plumb line is a ruled one: no quantity has all values at one place.
     return (
         length > 0.08 * size
+        and float(np.ptp(way.points[:, 0])) > 6
         and way.left < 0.05 * length + 0.01 * size
         and way.largest_left < 0.04 * size
         and way.longest_gap < 0.07 * size

@@ -259,10 +259,52 @@ def named(rgb: Rgb, paths: Sequence[Path], words: Sequence[Word], frame: Frame, 
     if legend:
         cost = np.array([[colour_gap(colour_on(rgb, p), entry.sample.colour) for entry in legend] for p in paths])
         spread = max(colour_gap(a.sample.colour, c.sample.colour) for a in legend for c in legend)
-        if spread > 14:
-            names = {r: tidy(legend[c].word.text) for r, c in pairs(cost) if cost[r, c] < 30}
-            return [replace(p, name=names.get(i)) for i, p in enumerate(paths)]
+        names = (
+            {r: tidy(legend[c].word.text) for r, c in pairs(cost) if cost[r, c] < 30}
+            if spread > 14
+            else in_order([tidy(e.word.text) for e in legend], paths)
+        )
+        return [replace(p, name=names.get(i)) for i, p in enumerate(paths)]
     return by_place(paths, words, frame)
+
+
+CAPACITANCES = {"crss": 0.0, "cgd": 0.0, "coss": 1.0, "ciss": 2.0}
+"""Their order at the right end of a capacitance chart, from below."""
+GATE = re.compile(r"^\|?v?g[s5]?\|?\s*=\s*([+-]?\d+(?:\.\d+)?)\s*v$", re.IGNORECASE)
+
+
+def rank_of(name: str) -> float | None:
+    """Where physics puts the curve of this name among those of its kind: more gate voltage gives more current."""
+    gate = GATE.match(name.replace(" ", "").replace("V_GS", "VGS"))
+    return float(gate[1]) if gate else CAPACITANCES.get(name.lower())
+
+
+def in_order(names: Sequence[str], paths: Sequence[Path]) -> dict[int, str]:
+    """Names of a legend whose samples all look alike, given by physics where it knows the order; else none.
+
+    Only when there are as many curves as names, and the curves do lie one over the other where it counts: at their right ends.
+    """
+    ranks = [r for n in names if (r := rank_of(n)) is not None]
+    if len(ranks) != len(names) or len(names) != len(paths) or len(set(ranks)) != len(ranks):
+        return {}
+    right = min(float(p.points[:, 0].max()) for p in paths)
+    heights = [-float(p.points[np.abs(p.points[:, 0] - right).argmin(), 1]) for p in paths]
+    order = sorted(range(len(paths)), key=lambda i: heights[i])
+    return dict(zip(order, [n for _, n in sorted(zip(ranks, names, strict=True))], strict=True))
+
+
+def quantity(text: str) -> str:
+    """What a label speaks of: the letters before its equals sign, or nothing."""
+    return re.sub(r"[^a-z]", "", text.split("=")[0].lower()) if "=" in text else ""
+
+
+def without_remarks(words: Sequence[Word], count: int) -> list[Word]:
+    """Labels of one set of curves speak of one quantity; what speaks of another is a condition that holds for all of them."""
+    kinds = [quantity(tidy(w.text)) for w in words]
+    common = max(set(kinds), key=kinds.count, default="")
+    if kinds.count(common) < 2 or count < 2:
+        return list(words)
+    return [w for w, kind in zip(words, kinds, strict=True) if kind == common]
 
 
 def colour_on(rgb: Rgb, path: Path) -> Floats:
@@ -283,6 +325,7 @@ def by_place(paths: Sequence[Path], words: Sequence[Word], frame: Frame) -> list
         and b.grown(0.02 * b.width).x0 < w.box.cx < b.x1 + 0.15 * b.width
         and b.y0 - 0.03 * b.height < w.box.cy < b.y1
     ]
+    near = without_remarks(near, len(paths))
     if not near:
         return list(paths)
     reach = 0.06 * float(np.hypot(b.width, b.height))

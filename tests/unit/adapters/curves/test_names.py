@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from adapters.curves.names import legend_of, named, sample_area
+from adapters.curves.names import in_order, legend_of, named, sample_area, without_remarks
 from adapters.curves.shapes import Box, Frame, Path, Rgb, Word
 
 FRAME = Frame(Box(50, 20, 580, 380))
@@ -78,3 +78,31 @@ def test_the_area_of_samples_covers_each_of_them() -> None:
     whole = sample_area(legend)[-1]
     assert all(whole.overlap(e.sample.box) > 0.99 for e in legend)
     assert sample_area([]) == []
+
+
+def level(y: float) -> Path:
+    return Path(np.c_[np.arange(60.0, 560.0), np.full(500, y)])
+
+
+def test_samples_that_look_alike_are_told_apart_by_physics_where_it_knows() -> None:
+    paths = [level(300), level(100), level(200)]
+    assert in_order(["VGS = 4 V", "VGS = 6 V", "VGS = 10 V"], paths) == {
+        0: "VGS = 4 V",
+        2: "VGS = 6 V",
+        1: "VGS = 10 V",
+    }
+    assert in_order(["Ciss", "Coss", "Crss"], paths) == {0: "Crss", 2: "Coss", 1: "Ciss"}
+
+
+def test_where_physics_does_not_know_or_curves_are_missing_no_name_is_given() -> None:
+    paths = [level(300), level(100), level(200)]
+    assert in_order(["run 1", "run 2", "run 3"], paths) == {}
+    assert in_order(["Ciss", "Coss"], paths) == {}
+    assert in_order(["VGS = 4 V", "VGS = 4 V", "VGS = 6 V"], paths) == {}
+
+
+def test_a_condition_that_holds_for_all_curves_names_none() -> None:
+    words = [Word(t, Box(0, 0, 9, 9), 0.9) for t in ("VGS = 4 V", "VGS = 6 V", "TJ = 25 °C")]
+    assert [w.text for w in without_remarks(words, 2)] == ["VGS = 4 V", "VGS = 6 V"]
+    words = [Word(t, Box(0, 0, 9, 9), 0.9) for t in ("Ciss", "Coss", "f = 1 MHz")]
+    assert [w.text for w in without_remarks(words, 3)] == ["Ciss", "Coss"]
