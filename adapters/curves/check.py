@@ -1,8 +1,7 @@
 """How sure we are: what the steps found out about themselves, turned into a chance of being right.
 
-Two steps. Each curve gets its own chance; the picture's comes from its weakest curve, all of them together, and the ink that none
-of them explains. Both are plain sums of a few features, so that a result can be explained. The weights are fitted
-by `python -m bench.curves.confidence` on drawn plots of several seeds; after a change to the tracer, fit them again.
+A plain weighted sum, so that a result can be explained. The weights are fitted by `python -m bench.curves.confidence` on drawn
+plots of several seeds and looks and on pictures of data sheets; after a change to the tracer, fit them again.
 """
 
 import math
@@ -14,24 +13,17 @@ import numpy as np
 from adapters.curves.ink import Layer
 from adapters.curves.shapes import Axis, Mask, Path
 
-CURVE_WEIGHTS: dict[str, float] = {
-    "bias": 2.7,
-    "axes": 2.9,
-    "left": -4.0,
-    "gaps": -1.5,
-    "doubt": -0.6,
-    "ends": -1.2,
-    "unsupported": -2.4,
-    "shared": -1.5,
-    "black": -0.5,
-    "crowd": -0.4,
-}
-IMAGE_WEIGHTS: dict[str, float] = {
-    "bias": 0.0,
-    "weakest": 0.5,
-    "all": 1.0,
-    "unexplained": -4.0,
-    "crowd": -0.2,
+WEIGHTS: dict[str, float] = {
+    "bias": 2.363,
+    "axes": 0.32,
+    "unexplained": -2.517,
+    "gaps": -1.953,
+    "doubt": 0.0,
+    "crowd": -0.072,
+    "ends": -1.818,
+    "black": -0.291,
+    "unsupported": -3.105,
+    "shared": -1.597,
 }
 
 
@@ -83,48 +75,35 @@ def loose_ends(path: Path, layers: Sequence[Layer]) -> float:
     return loose / 2
 
 
-def curve_features(
-    x: Axis | None, y: Axis | None, path: Path, paths: Sequence[Path], layers: Sequence[Layer]
-) -> dict[str, float]:
-    """What speaks for and against one curve; each between -1 and about 4."""
-    same = [p for p in paths if p.colour == path.colour]
-    own = [q for q in layers if q.colour == path.colour]
+def features(x: Axis | None, y: Axis | None, paths: Sequence[Path], layers: Sequence[Layer]) -> dict[str, float]:
+    axes = min(x.confidence if x else 0.0, y.confidence if y else 0.0)
+    if not paths or not layers:
+        return {
+            "axes": axes - 1,
+            "unexplained": 1.0,
+            "gaps": 1.0,
+            "doubt": 1.0,
+            "crowd": 1.0,
+            "ends": 1.0,
+            "black": 1.0,
+            "unsupported": 1.0,
+            "shared": 1.0,
+        }
+    black = sum(1 for p in paths if not p.details.get("chromatic")) - 1
     return {
-        "axes": min(x.confidence if x else 0.0, y.confidence if y else 0.0) - 1,
-        "left": min(0.6, unexplained(same, own)) if own else 0.6,
-        "gaps": path.gaps,
-        "doubt": path.doubt,
-        "ends": loose_ends(path, layers),
-        "unsupported": unsupported(path, layers),
-        "shared": path.shared,
-        "black": 0.0 if path.details.get("chromatic") else 1.0,
-        "crowd": math.log2(len(same)),
+        "axes": axes - 1,
+        "unexplained": min(0.6, unexplained(paths, layers)),
+        "gaps": max(p.gaps for p in paths),
+        "doubt": max(p.doubt for p in paths),
+        "crowd": math.log2(len(paths)),
+        "ends": max(loose_ends(p, layers) for p in paths),
+        "black": float(max(0, black)),
+        "unsupported": max(unsupported(p, layers) for p in paths),
+        "shared": max(p.shared for p in paths),
     }
 
 
-def image_logits(chances: Sequence[float]) -> dict[str, float]:
-    """The curves' chances as features of the picture: the weakest one, all of them together, how many they are."""
-    safe = [min(max(c, 1e-6), 1 - 1e-6) for c in chances]
-    return {
-        "weakest": min(math.log(c / (1 - c)) for c in safe),
-        "all": sum(math.log(c) for c in safe),
-        "crowd": math.log2(len(safe)),
-    }
-
-
-def chance(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
+def chance(values: Mapping[str, float], weights: Mapping[str, float] = WEIGHTS) -> float:
     """The logistic function of the weighted sum."""
     total = weights["bias"] + sum(w * values[k] for k, w in weights.items() if k != "bias")
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))
-
-
-def judged(
-    x: Axis | None, y: Axis | None, paths: Sequence[Path], layers: Sequence[Layer]
-) -> tuple[float, list[float], dict[str, float], list[dict[str, float]]]:
-    """The picture's chance, each curve's chance, and the features behind both."""
-    if not paths or not layers:
-        return 0.0, [0.0] * len(paths), {}, [{} for _ in paths]
-    each = [curve_features(x, y, p, paths, layers) for p in paths]
-    chances = [chance(f, CURVE_WEIGHTS) for f in each]
-    whole = image_logits(chances) | {"unexplained": min(0.6, unexplained(paths, layers))}
-    return chance(whole, IMAGE_WEIGHTS), chances, whole, each

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 
 from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, coloured, second_axis, text_level
-from adapters.curves.check import judged
+from adapters.curves.check import chance, features
 from adapters.curves.frame import corners, find_frames, settled, strokes
 from adapters.curves.ink import layers_of
 from adapters.curves.lane import beyond_cover, sole_curve, without_hems, without_pointers
@@ -116,8 +116,6 @@ class Curve:
     confidence: float
     colour: tuple[int, int, int]
     axis: Side = "y"
-    features: dict[str, float] = field(default_factory=dict[str, float], repr=False)
-    """What its confidence was made of."""
 
 
 @dataclass(frozen=True)
@@ -298,10 +296,12 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     paths = named(picture.rgb, chosen(paths, options.calibration), words, frame, legend)
     paths = names_by_advice(paths, advice.get("names"), picture)
     lap("names")
-    confidence, chances, seen, each = judged(x, y, paths, layers)
-    if options.method == "legacy":
-        confidence = 0.3 * min(x.confidence if x else 0.0, y.confidence if y else 0.0)
-        chances = [confidence] * len(paths)
+    seen = features(x, y, paths, layers)
+    confidence = (
+        chance(seen)
+        if options.method != "legacy"
+        else 0.3 * min(x.confidence if x else 0.0, y.confidence if y else 0.0)
+    )
     if x is None or y is None or not paths:
         confidence = min(confidence, 0.05)
     notes: list[str] = [
@@ -317,9 +317,7 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         if sides is None:
             notes.append(UNKNOWN)
             confidence = min(confidence, UNKNOWN_CHANCE)
-            chances = [min(c, UNKNOWN_CHANCE) for c in chances]
     curves = curves_on(paths, x, y, second, sides, confidence, picture) if x and y else []
-    curves = [replace(c, confidence=sure, features=why) for c, sure, why in zip(curves, chances, each, strict=False)]
     lap("check")
     return Extraction(
         x,

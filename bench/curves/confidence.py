@@ -4,7 +4,7 @@
 
 CORPUS holds `score.py` and `gen_synth.py`. Draw the plots with the generator, with several seeds, and keep those to fit on (--train)
 apart from those to check with (--check): `python CORPUS/gen_synth.py DIR --seed N`. Both modes of the extractor are not needed; the
-picture alone is given. Prints the two tables of weights to be put into check.py, and how well the chances hold on the other plots.
+picture alone is given. Prints the table of weights to be put into check.py, and how well the chances hold on the other plots.
 --keep stores what was seen of each picture, so that a second fit needs no second run.
 """
 
@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.curves.check import CURVE_WEIGHTS, IMAGE_WEIGHTS, chance, image_logits
+from adapters.curves.check import WEIGHTS, chance
 from adapters.curves.extract import extract
 from bench.curves.__main__ import scorer, truths
 
 Floats = NDArray[np.float64]
-RIDGE = 1.0
+RIDGE = 0.1
 """Keeps weights small where few pictures speak; features are of the order of one."""
 
 
 def seen(job: tuple[Path, dict[str, Any]], corpus: Path) -> dict[str, Any]:
-    """One picture extracted: features of the whole and of each curve, and what was right."""
+    """One picture extracted: its features, and which of it was right."""
     path, truth = job
     score = scorer(corpus)
     result = extract((path.parent / truth["image"]).read_bytes())
@@ -43,8 +43,7 @@ def seen(job: tuple[Path, dict[str, Any]], corpus: Path) -> dict[str, Any]:
     return {
         "id": truth["id"],
         "success": row["success"],
-        "image": result.features,
-        "curves": [dict(c.features) for c in result.curves],
+        "features": result.features,
         "right": right,
     }
 
@@ -72,7 +71,7 @@ def logistic(x: Floats, y: Floats, signs: Floats) -> Floats:
         free &= ~wrong
 
 
-SIGNS = {"axes": 1, "weakest": 1, "all": 1}
+SIGNS = {"axes": 1}
 """Every other feature counts against a result."""
 
 
@@ -90,15 +89,10 @@ def auc(chances: list[float], right: list[bool]) -> float:
     return float(np.mean([(a > b) + 0.5 * (a == b) for a in good for b in bad])) if good and bad else float("nan")
 
 
-def whole(row: dict[str, Any], curve_weights: dict[str, float]) -> dict[str, float]:
-    """The picture's features again with other weights of its curves."""
-    return row["image"] | image_logits([chance(f, curve_weights) for f in row["curves"]])
-
-
-def told(name: str, rows: list[dict[str, Any]], curve: dict[str, float], image: dict[str, float]) -> None:
-    """Prints how the chances hold on some pictures."""
-    each = [(chance(f, curve), r) for row in rows for f, r in zip(row["curves"], row["right"], strict=True)]
-    pictures = [(chance(whole(row, curve), image), bool(row["success"])) for row in rows if row["curves"]]
+def told(name: str, rows: list[dict[str, Any]], weights: dict[str, float]) -> None:
+    """Prints how the chances hold on some pictures. Each curve has its share of the picture's chance, as in the result."""
+    pictures = [(chance(row["features"], weights), bool(row["success"])) for row in rows]
+    each = [(c ** (1 / len(row["right"])), r) for row, (c, _) in zip(rows, pictures, strict=True) for r in row["right"]]
     print(f"{name}: {len(rows)} pictures")
     for what, pairs in (("curves", each), ("pictures", pictures)):
         chances, right = [c for c, _ in pairs], [r for _, r in pairs]
@@ -132,20 +126,14 @@ def main() -> None:
             sets.append([kept[str(p)] for p, _ in jobs])
     if a.keep:
         a.keep.write_text(json.dumps(kept))
-    train, check = sets
-    curves = [(f, r) for row in train for f, r in zip(row["curves"], row["right"], strict=True)]
-    curve = fitted([f for f, _ in curves], [r for _, r in curves], [k for k in CURVE_WEIGHTS if k != "bias"])
-    full = [row for row in train if row["curves"]]
-    image = fitted(
-        [whole(row, curve) for row in full],
-        [bool(row["success"]) for row in full],
-        [k for k in IMAGE_WEIGHTS if k != "bias"],
+    train, check = ([row for row in part if row["right"]] for part in sets)
+    weights = fitted(
+        [row["features"] for row in train], [bool(row["success"]) for row in train], [k for k in WEIGHTS if k != "bias"]
     )
-    print("CURVE_WEIGHTS =", json.dumps(curve, indent=4))
-    print("IMAGE_WEIGHTS =", json.dumps(image, indent=4))
-    told("fitted on", train, curve, image)
+    print("WEIGHTS =", json.dumps(weights, indent=4))
+    told("fitted on", train, weights)
     if check:
-        told("checked with", check, curve, image)
+        told("checked with", check, weights)
 
 
 if __name__ == "__main__":
