@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from adapters.curves.kit import connected, peaks, seen_along
+from adapters.curves.grid import comb, grid_bands, peaks_of, showing, without_grid
+from adapters.curves.kit import connected, seen_along
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Mask, Rgb
 
 
@@ -25,26 +26,8 @@ class Layer:
     chromatic: bool
     origin: tuple[int, int]
     thick: float
-
-
-@dataclass(frozen=True)
-class Band:
-    """A grid line: first and last row (or column) and how much of it is inked."""
-
-    first: int
-    last: int
-    cover: float
-    core: tuple[int, int] | None = None
-    dark: float = 0.0
-    """The rows that are inked nearly all the way: of a line with a curve on it, the line's own rows."""
-
-    @property
-    def at(self) -> float:
-        return (self.first + self.last) / 2
-
-    @property
-    def thick(self) -> int:
-        return self.last - self.first + 1
+    rim: int = 0
+    """Pixels at the plot's border that were cleared of the frame."""
 
 
 def plot_area(frame: Frame) -> tuple[int, int, int, int]:
@@ -156,187 +139,6 @@ def lab_to_rgb(lab: Floats) -> tuple[int, int, int]:
     return r, g, b
 
 
-def bands_of(profile: Floats, least: float) -> list[Band]:
-    """Runs of rows whose cover is high: where a straight stroke lies over most of the plot."""
-    out: list[Band] = []
-    high = np.nonzero(np.r_[0, (profile >= least).astype(np.int64), 0])[0] - 1
-    if len(high) == 0:
-        return out
-    for run in np.split(high, np.nonzero(np.diff(high) > 1)[0] + 1):
-        peak = float(profile[run].max())
-        good = run[profile[run] > 0.55 * peak]
-        out.append(Band(int(good[0]), int(good[-1]), peak))
-    return out
-
-
-def comb(axis: Axis | None, bands: Sequence[Band], offset: float, length: int) -> Floats:
-    """Places where grid lines are expected: the ticks and, where strokes show them, their subdivisions."""
-    if axis is None:
-        return np.zeros(0)
-    if axis.scale == "log":
-        lo, hi = sorted((axis.v0, axis.v1))
-        decades = range(math.floor(math.log10(lo)) - 1, math.ceil(math.log10(hi)) + 1)
-        values = np.array([m * 10.0**d for d in decades for m in range(1, 10)])
-        values = values[(values >= lo * 0.999) & (values <= hi * 1.001)]
-        return axis.pixels(values) - offset
-    values = np.sort(np.array([t.value for t in axis.ticks]))
-    if len(values) < 2:
-        return np.zeros(0)
-    step = float(np.min(np.diff(values)))
-    if step <= 0:
-        return np.zeros(0)
-    lo, hi = sorted((axis.v0, axis.v1))
-    best, best_score = np.zeros(0), -1e9
-    seen = np.array([b.at for b in bands])
-    for k in (1, 2, 4, 5, 10):
-        d = step / k
-        n0, n1 = math.ceil((lo - values[0]) / d - 1e-6), math.floor((hi - values[0]) / d + 1e-6)
-        if n1 - n0 > 150 or n1 - n0 < 1:
-            continue
-        places = axis.pixels(np.asarray(values[0] + d * np.arange(n0, n1 + 1), np.float64)) - offset
-        if len(seen) == 0:
-            return places
-        hit = np.abs(seen[:, None] - places[None]).min(axis=1) < max(2.5, 0.004 * length)
-        used = np.abs(places[:, None] - seen[None]).min(axis=1) < max(2.5, 0.004 * length)
-        score = float(hit.sum()) - 0.5 * float((~used).sum())
-        if k == 1 or score > best_score + 0.5:
-            best, best_score = places, score
-    return best
-
-
-def peaks_of(strength: Floats, inked: Mask, free: Mask) -> list[Band]:
-    """Rows that stand out as straight strokes; half their height gives their thickness."""
-    w = strength.shape[1]
-    seen = np.maximum(free.sum(axis=1), 0.15 * w)
-    profile = np.r_[0.0, (strength * free).sum(axis=1) / seen, 0.0]
-    cover = (inked & free).sum(axis=1) / seen
-    out: list[Band] = []
-    for peak, lo, hi in peaks(profile, max(0.05, 0.2 * float(profile.max())), 0.6):
-        first, last = round(lo - 1 + 0.3), round(hi - 1 - 0.3)
-        first, last = max(0, min(first, peak - 1)), min(len(cover) - 1, max(last, peak - 1))
-        whole = np.nonzero(cover[first : last + 1] > 0.78)[0]
-        core = (first + int(whole[0]), first + int(whole[-1])) if len(whole) else None
-        row = strength[max(0, peak - 1)]
-        dark = float(row[row > 0].mean()) if (row > 0).any() else 0.0
-        out.append(Band(first, last, float(cover[max(0, peak - 2) : peak + 1].max()), core, dark))
-    return out
-
-
-def grid_bands(found: Sequence[Band], expected: Floats, length: int) -> list[Band]:
-    """Which straight strokes are grid lines: those at expected places, and those that run over the whole plot with others."""
-    if not found:
-        return []
-    full = [b.thick for b in found if b.cover > 0.7]
-    thin = float(np.median(full or [b.thick for b in found]))
-    many = sum(1 for b in found if b.cover > 0.8) >= 4
-    tolerance = max(2.5, 0.005 * length)
-    out: list[Band] = []
-    # A stroke much darker than the other lines is no grid line, wherever it lies.
-    usual = float(np.median([b.dark for b in found if b.cover > 0.6] or [1.0])) if many else 1.0
-    for band in found:
-        if band.dark > 1.7 * usual and band.cover < 0.995:
-            continue
-        at_comb = len(expected) > 0 and float(np.abs(expected - band.at).min()) <= tolerance + 0.3 * band.thick
-        if (
-            band.core
-            and many
-            and at_comb
-            and band.thick > 1.7 * thin + 1
-            and band.core[1] - band.core[0] + 1 <= 3 * thin + 2
-        ):
-            out.append(Band(band.core[0], band.core[1], band.cover, band.core))
-        elif at_comb and band.cover > (0.3 if many else 0.45):
-            out.append(band if band.thick <= 1.7 * thin + 1 else centred(band, expected, thin))
-        elif band.cover > 0.85 and many and band.thick <= 1.6 * thin + 1:
-            out.append(band)
-    return out
-
-
-def centred(band: Band, expected: Floats, thin: float) -> Band:
-    """A curve that lies on a grid line makes it thick; only the line's own rows are taken."""
-    at = float(expected[int(np.abs(expected - band.at).argmin())])
-    first = max(band.first, round(at - (thin - 1) / 2))
-    return Band(first, min(band.last, first + max(0, round(thin) - 1)), band.cover, None)
-
-
-def without_grid(mask: Mask, rows: Sequence[Band], columns: Sequence[Band]) -> tuple[Mask, Mask]:
-    """The mask with grid ink taken out and refilled where strokes on both sides join; and where the grid was."""
-    h, w = mask.shape
-    grid_h, grid_v = np.zeros((h, w), np.bool_), np.zeros((h, w), np.bool_)
-    widest = 1
-    for band in rows:
-        grid_h[max(0, band.first - 1) : band.last + 2] = True
-        widest = max(widest, band.thick + 2)
-    for band in columns:
-        grid_v[:, max(0, band.first - 1) : band.last + 2] = True
-        widest = max(widest, band.thick + 2)
-    grid = grid_h | grid_v
-    bare = (mask & ~grid).astype(np.uint8)
-    # Rims of grid lines leave slivers one or two pixels thin that run along a line.
-    filled = bare.copy()
-    for angle in (90.0, 63.0, 117.0, 45.0, 135.0, 27.0, 153.0, 0.0):
-        kernel = line_kernel(widest + 3, angle)
-        closed = cv2.morphologyEx(bare, cv2.MORPH_CLOSE, kernel)
-        part = grid_h if 26 < angle < 154 else grid_v
-        if angle in (63.0, 117.0, 45.0, 135.0, 27.0, 153.0):
-            part = grid
-        filled |= np.asarray(closed, np.uint8) & part & mask
-    filled |= riding(mask & ~grid_v, rows).astype(np.uint8)
-    filled |= riding(np.ascontiguousarray((mask & ~grid_h).T), columns).T.astype(np.uint8)
-    return filled.astype(np.bool_), grid
-
-
-def riding(mask: Mask, bands: Sequence[Band]) -> Mask:
-    """Where horizontal grid lines are thicker than themselves a curve runs along them."""
-    out = np.zeros_like(mask)
-    if not bands:
-        return out
-    widths: list[float] = []
-    for band in bands:
-        part = mask[max(0, band.first - 12) : band.last + 13]
-        centre = round(band.at) - max(0, band.first - 12)
-        runs = run_through(part, centre)
-        widths.append(float(np.median(runs[runs > 0])) if (runs > 0).any() else float(band.thick))
-    usual = float(np.median(widths))
-    for band, width in zip(bands, widths, strict=True):
-        own = min(width, 1.3 * usual + 1)
-        if band.core is not None:
-            own = max(own, band.core[1] - band.core[0] + 1)
-        top = max(0, band.first - 12)
-        part = mask[top : band.last + 13]
-        runs = run_through(part, round(band.at) - top)
-        thick = runs >= max(own + 2.5, 1.6 * own)
-        # A curve that only crosses is thick for a few pixels; the fill by closing has that already.
-        thick = np.asarray(
-            cv2.morphologyEx(
-                thick.astype(np.uint8)[None], cv2.MORPH_OPEN, np.ones((1, max(5, round(4 * own))), np.uint8)
-            ),
-            np.bool_,
-        )[0]
-        out[max(0, band.first - 1) : band.last + 2, thick] |= mask[max(0, band.first - 1) : band.last + 2, thick]
-    return out
-
-
-def run_through(part: Mask, row: int) -> Floats:
-    """Length of the vertical run of ink through one row, for each column."""
-    row = min(max(row, 0), part.shape[0] - 1)
-    up = np.cumprod(part[row::-1], axis=0).sum(axis=0)
-    down = np.cumprod(part[row:], axis=0).sum(axis=0)
-    return np.asarray(np.maximum(up + down - 1, 0), np.float64)
-
-
-def line_kernel(length: int, angle_deg: float) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    size = 2 * (length // 2) + 1
-    half = size // 2
-    dx, dy = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
-    reach = half / max(abs(dx), abs(dy))
-    kernel = np.zeros((size, size), np.uint8)
-    a = (round(half - reach * dx), round(half + reach * dy))
-    b = (round(half + reach * dx), round(half - reach * dy))
-    cv2.line(kernel, a, b, 1, 1)
-    return kernel
-
-
 def stroke_width(mask: Mask) -> float:
     """The usual thickness of strokes in pixels: a blob's area over its skeleton's length, by the distance transform."""
     if not mask.any():
@@ -370,12 +172,36 @@ def without_text(mask: Mask, text: Mask) -> Mask:
     return mask & ~text
 
 
-def showing(mask: Mask, bands: Sequence[Band]) -> list[Band]:
-    """Grid lines that are dark enough to be in the mask. Where most are not, one that seems to be is a flat curve on it."""
-    covers = [float(mask[b.first : b.last + 1].mean(axis=1).max()) if b.last >= b.first else 0.0 for b in bands]
-    if not covers or float(np.median(covers)) < 0.2:
-        return []
-    return [b for b, cover in zip(bands, covers, strict=True) if cover > 0.12]
+def boxes_around(mask: Mask, text: Mask) -> Mask:
+    """Borders of boxes with text in them: a level and an upright stroke that meet in a corner with text inside it."""
+    out = np.zeros_like(mask)
+    h, w = mask.shape
+    level, upright = runs_of(mask, max(24, w // 20)), runs_of(np.ascontiguousarray(mask.T), max(16, h // 30))
+    for y, x0, x1, y0, y1 in level:
+        for x, v0, v1, u0, u1 in upright:
+            for corner_x, left in ((x0, True), (x1, False)):
+                if abs(x - corner_x) > 4 or min(abs(v0 - y), abs(v1 - y)) > 4:
+                    continue
+                above = abs(v1 - y) <= abs(v0 - y)
+                inner_x = (x0 + 1, x1) if left else (x0, x1 - 1)
+                inner_y = (v0, y - 1) if above else (y + 1, v1)
+                inside = text[max(0, inner_y[0]) : inner_y[1] + 1, max(0, inner_x[0]) : inner_x[1] + 1]
+                if inside.size and inside.mean() > 0.12:
+                    out[y0 : y1 + 1, x0 : x1 + 1] = True
+                    out[v0 : v1 + 1, u0 : u1 + 1] = True
+    return out
+
+
+def runs_of(mask: Mask, length: int) -> list[tuple[int, int, int, int, int]]:
+    """Thin straight level strokes: (row, first column, last column, first row, last row)."""
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, length), np.uint8))
+    count, _, stats, _ = connected(np.asarray(opened, np.bool_))
+    out: list[tuple[int, int, int, int, int]] = []
+    for i in range(1, count):
+        x, y, wide, high, _ = (int(v) for v in stats[i])
+        if high <= 9:
+            out.append((y + high // 2, x, x + wide - 1, y, y + high - 1))
+    return out
 
 
 def without_residue(grey: Mask, coloured: Mask, thick: float) -> Mask:
@@ -547,14 +373,15 @@ def layers_of(
         if chromatic and len(rows) + len(columns) < 4:
             rows, columns = [], []
         solid, solid_c = showing(mask, rows), showing(np.ascontiguousarray(mask.T), columns)
-        bare, grid = without_grid(mask, solid, solid_c)
+        bare, grid = without_grid(mask, level_part, solid, solid_c)
         bare &= ~samples
-        if not chromatic or framed(mask, rim):
+        cleared = rim if not chromatic or framed(mask, rim) else 0
+        if cleared:
             bare &= ~edge
         bare = (
             without_letters(bare, text)
             if chromatic
-            else without_text(without_boxes(bare, text, stroke_width(bare)), text)
+            else without_text(without_boxes(bare, text, stroke_width(bare)), text) & ~boxes_around(bare, text)
         )
         if not chromatic and colours:
             bare = without_residue(bare, painted, usual)
@@ -572,5 +399,5 @@ def layers_of(
         if chromatic:
             bare = without_mixed(bare, painted & ~mask, thick)
         bare = without_specks(bare, max(2, round(0.6 * thick)))
-        layers.append(Layer(bare, hidden, allink, text, colour, chromatic, origin, thick))
+        layers.append(Layer(bare, hidden, allink, text, colour, chromatic, origin, thick, cleared))
     return layers

@@ -29,6 +29,13 @@ def nearest(points: Floats, others: Floats, limit: float) -> Floats:
     return np.asarray(distance, np.float64)
 
 
+def nearest_of(points: Floats, others: Floats) -> tuple[Floats, Ints]:
+    """Distance of each point to the nearest of the others, and which one that is."""
+    spatial: Any = import_module("scipy.spatial")
+    distance, index = spatial.cKDTree(others).query(points)
+    return np.asarray(distance, np.float64), np.asarray(index, np.int64)
+
+
 def skeleton_of(mask: Mask) -> Mask:
     morphology: Any = import_module("skimage.morphology")
     return np.asarray(morphology.skeletonize(mask), np.bool_)

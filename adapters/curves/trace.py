@@ -1,21 +1,24 @@
-"""From ink to curves: a graph of strokes, walked from each long stroke both ways, straight on at every crossing.
+"""From ink to curves: each stroke that no curve has explained yet is followed both ways, the clearest first.
 
-Strokes may be shared: where curves merge, each of them walks the common part. What no walk has covered starts the next.
+Ink may be shared: where curves merge, each of them goes along the common part.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 
-from adapters.curves.ink import Layer, run_through
-from adapters.curves.kit import connected, gaussian_along, nearest, skeleton_of
+from adapters.curves.follow import Field, Pen, Trail, both_ways, centred, explained, field_of
+from adapters.curves.grid import run_through
+from adapters.curves.ink import Layer
+from adapters.curves.kit import connected, gaussian_along, nearest, nearest_of, skeleton_of
 from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
 
-MOST_WORK = 4000
-"""Ways compared in one layer before the rest of its strokes is left: about one second."""
+MOST_TRIES = 40
+"""Strokes followed in one layer before the rest is left: ink that is no plot has thousands. Counted, not timed, so that a busy
+machine gives the same result."""
 
 
 @dataclass
@@ -24,9 +27,7 @@ class Edge:
     """N x 2 (x, y), from node `a` to node `b`."""
     a: int
     b: int
-    gap: bool = False
     length: float = 0.0
-    used: int = 0
 
     def __post_init__(self) -> None:
         self.length = arc(self.points)
@@ -40,8 +41,6 @@ class Edge:
 
 @dataclass
 class Graph:
-    work: int = 0
-    """Ways that were compared so far."""
     edges: list[Edge] = field(default_factory=list[Edge])
     at: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
 
@@ -158,105 +157,12 @@ def alive(graph: Graph, k: int) -> bool:
     return k in graph.at.get(graph.edges[k].a, [])
 
 
-def tail(graph: Graph, node: int, length: float) -> Floats:
-    """The last `length` pixels of the stroke that ends freely at `node`, the end point last."""
-    parts: list[Floats] = []
-    total, at, last = 0.0, node, -1
-    while total < length:
-        ways = [k for k in graph.at[at] if k != last and not graph.edges[k].gap]
-        if len(ways) != 1:
-            break
-        last = ways[0]
-        edge = graph.edges[last]
-        points = edge.leaving(at)
-        parts.append(points)
-        total += edge.length
-        at = edge.other(at)
-        if at == node:
-            break
-    points = np.concatenate(parts) if parts else np.zeros((1, 2))
-    s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))] if len(points) > 1 else np.zeros(1)
-    return points[s <= length + 1][::-1]
-
-
-def heading(points: Floats) -> Floats:
-    """Unit direction at the end of a tail; zero where it is a dot."""
-    if len(points) < 3:
-        return np.zeros(2)
-    d = points[-1] - points.mean(axis=0)
-    spread = points - points.mean(axis=0)
-    _, values, vt = np.linalg.svd(spread, full_matrices=False)
-    if values[0] < 1.2:
-        return np.zeros(2)
-    axis = np.asarray(vt[0], np.float64)
-    return axis if float(axis @ d) > 0 else -axis
-
-
 def seen_through(layer_hidden: Mask, a: Floats, b: Floats) -> float:
     """The part of the straight way from a to b that is hidden under grid, text or other curves."""
     n = max(2, int(np.hypot(*(b - a))))
     xs = np.clip(np.round(np.linspace(float(a[0]), float(b[0]), n)).astype(int), 0, layer_hidden.shape[1] - 1)
     ys = np.clip(np.round(np.linspace(float(a[1]), float(b[1]), n)).astype(int), 0, layer_hidden.shape[0] - 1)
     return float(layer_hidden[ys, xs].mean())
-
-
-def bridge(graph: Graph, hidden: Mask, thick: float, size: float, chromatic: bool) -> None:
-    """Join free ends over gaps: near ones, and farther ones where something covers the way."""
-    ends = [n for n, ks in graph.at.items() if len(ks) == 1]
-    if len(ends) < 2:
-        return
-    tails = [tail(graph, n, max(22.0, 5 * thick)) for n in ends]
-    place = np.array([t[-1] for t in tails])
-    way = np.array([heading(t) for t in tails])
-    lengths = np.array([arc(t) for t in tails])
-    open_reach, covered_reach = max(0.03 * size, 4 * thick), 0.3 * size
-    reach = np.where(lengths < 0.5 * thick, open_reach, covered_reach)
-    options: list[tuple[float, int, int]] = []
-    grown = np.asarray(cv2.dilate(hidden.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
-    for i in range(len(ends)):
-        d = place - place[i]
-        far = np.hypot(d[:, 0], d[:, 1])
-        for j in np.nonzero((far < reach[i]) & (np.arange(len(ends)) > i))[0]:
-            j = int(j)
-            if graph.at[ends[i]][0] == graph.at[ends[j]][0]:
-                continue
-            gap = float(far[j])
-            if gap < 1e-6:
-                continue
-            u = d[j] / gap
-            turn_i = math.acos(float(np.clip(u @ way[i], -1, 1))) if way[i].any() else 0.3
-            turn_j = math.acos(float(np.clip(-u @ way[j], -1, 1))) if way[j].any() else 0.3
-            covered = seen_through(grown, place[i], place[j])
-            wide = 1.2 if gap < 3 * thick + 4 or (chromatic and covered > 0.6 and gap < 0.08 * size) else 0.75
-            if max(turn_i, turn_j) > wide:
-                continue
-            open_part = gap * (1 - covered)
-            if open_part > open_reach:
-                continue
-            cost = gap + 2.0 * open_part + (gap + 8) * 2.2 * (turn_i**2 + turn_j**2) + 6 * gap * abs(turn_i - turn_j)
-            options.append((cost, i, j))
-    taken: set[int] = set()
-    # The two ends of a dot must be left in opposite directions.
-    partner = {n: i for i, n in enumerate(ends)}
-    left: dict[int, Floats] = {}
-
-    def opposite(i: int) -> int | None:
-        edge = graph.edges[graph.at[ends[i]][0]]
-        return partner.get(edge.other(ends[i])) if edge.length < 1.2 * thick + 2 else None
-
-    for _, i, j in sorted(options):
-        if i in taken or j in taken:
-            continue
-        u = (place[j] - place[i]) / max(float(np.hypot(*(place[j] - place[i]))), 1e-9)
-        oi, oj = opposite(i), opposite(j)
-        if oi is not None and oi in left and float(u @ left[oi]) > -0.6:
-            continue
-        if oj is not None and oj in left and float(-u @ left[oj]) > -0.6:
-            continue
-        left[i], left[j] = u, -u
-        taken |= {i, j}
-        points = hermite(place[i], place[j], way[i], way[j])
-        graph.add(Edge(points, ends[i], ends[j], gap=True))
 
 
 def hermite(p: Floats, q: Floats, leave: Floats, back: Floats) -> Floats:
@@ -270,28 +176,6 @@ def hermite(p: Floats, q: Floats, leave: Floats, back: Floats) -> Floats:
     return (2 * t**3 - 3 * t**2 + 1) * p + (t**3 - 2 * t**2 + t) * m0 + (-2 * t**3 + 3 * t**2) * q + (t**3 - t**2) * m1
 
 
-def smoothness(history: Floats, ahead: Floats, blur: float, common: float = 0.0) -> float:
-    """How badly one smooth curve fits what was walked and what lies ahead: the residual in pixels.
-
-    The last `common` pixels of the history are shared with another curve and say little about ours.
-    """
-    a, b = history[:: max(1, len(history) // 16)], ahead[:: max(1, len(ahead) // 16)]
-    points = np.concatenate([a, b])
-    s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-    if s[-1] < 4 or len(points) < 5:
-        return 0.0
-    t = 2 * s / s[-1] - 1
-    # The pixels of the crossing itself are drawn aside by the other stroke.
-    middle = s[len(a) - 1]
-    weight = np.where((s > middle - common - blur) & (s < middle + blur), 0.15, 1.0)
-    basis = np.vander(t, 4)
-    w = weight[:, None]
-    weighted = basis * w
-    solution = np.linalg.solve(weighted.T @ weighted + 1e-9 * np.eye(4), weighted.T @ (points * w))
-    rest = (points - basis @ solution) * w
-    return float(np.sqrt((rest**2).sum(axis=1).mean()))
-
-
 def thin(points: Floats, step: float) -> Floats:
     if len(points) < 3:
         return points
@@ -301,110 +185,10 @@ def thin(points: Floats, step: float) -> Floats:
     return np.c_[np.interp(at, s, points[:, 0]), np.interp(at, s, points[:, 1])]
 
 
-def ahead_of(graph: Graph, k: int, node: int, length: float, banned: set[int], most: int = 8) -> list[Floats]:
-    """Ways of about `length` pixels that begin with edge k at `node`."""
-    out: list[Floats] = []
-    stack: list[tuple[int, int, list[Floats], float, frozenset[int]]] = [(k, node, [], 0.0, frozenset())]
-    while stack and len(out) < most:
-        edge_k, at, parts, total, seen = stack.pop()
-        edge = graph.edges[edge_k]
-        parts = [*parts, edge.leaving(at)]
-        total += edge.length
-        end = edge.other(at)
-        seen = seen | {edge_k}
-        further = [q for q in graph.at[end] if q not in seen and q not in banned]
-        if total >= length or not further:
-            points = np.concatenate(parts)
-            s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-            out.append(points[: int(np.searchsorted(s, length)) + 1])
-            continue
-        stack += [(q, end, parts, total, seen) for q in further]
-    return out
-
-
-@dataclass
-class Walk:
-    edges: list[int]
-    points: Floats
-    doubt: float
-
-
 def last_part(points: Floats, length: float) -> Floats:
     steps = np.hypot(*np.diff(points, axis=0).T) if len(points) > 1 else np.zeros(0)
     back = np.r_[0, np.cumsum(steps[::-1])]
     return points[len(points) - int(np.searchsorted(back, length, side="right")) :]
-
-
-def walk(
-    graph: Graph, seed: int, start: int, look: float, blur: float, width: float, longest: float
-) -> tuple[list[int], list[Floats], float]:
-    """Go on from the seed edge away from node `start`; edges and their points in order, without the seed's."""
-    edge = graph.edges[seed]
-    at = edge.other(start)
-    history = edge.leaving(start)
-    edges: list[int] = []
-    parts: list[Floats] = []
-    visited = {seed}
-    doubt = 0.0
-    common = 0.0
-    for _ in range(400):
-        ways = [k for k in graph.at[at] if k not in visited]
-        if not ways:
-            break
-        reach = look + 0.7 * common
-        recent = last_part(history, reach + common)
-        scored: list[tuple[float, float, int]] = []
-        if len(ways) == 1:
-            sharp = turn_between(recent, graph.edges[ways[0]].leaving(at)[: int(look)], blur)
-            scored.append((0.0, sharp, ways[0]))
-        for k in ways if len(ways) > 1 else ():
-            best = math.inf
-            sharp = math.pi
-            for way in ahead_of(graph, k, at, reach, visited):
-                graph.work += 1
-                cost = smoothness(recent, way, blur, common)
-                # A way that soon ends says little; it must not win over one that goes on.
-                short = 1 - min(1.0, arc(way) / reach)
-                cost += 0.06 * look * short
-                turn = turn_between(recent, way, blur)
-                cost += 3.0 * max(0.0, turn - 0.5) * width
-                if cost < best:
-                    best, sharp = cost, turn
-            bonus = 0.25 if graph.edges[k].used == 0 and not graph.edges[k].gap else 0.0
-            scored.append((best - bonus, sharp, k))
-        scored.sort()
-        cost, sharp, k = scored[0]
-        if len(ways) > 1 and len(scored) > 1:
-            doubt = max(doubt, 1.0 / (1.0 + max(0.0, scored[1][0] - cost)))
-        if sharp > 0.85 and len(graph.at[at]) > 2:
-            break
-        if sharp > 2.2:
-            break
-        visited.add(k)
-        edges.append(k)
-        points = graph.edges[k].leaving(at)
-        parts.append(points)
-        history = np.concatenate([history[-900:], points])
-        # A stroke between two crossings may be two curves in one; who goes where shows only before and after it.
-        common = common + graph.edges[k].length if len(ways) > 1 or common else 0.0
-        if common > longest or (len(ways) == 1 and len(graph.at[at]) < 2):
-            common = 0.0
-        at = graph.edges[k].other(at)
-    return edges, parts, doubt
-
-
-def turn_between(history: Floats, ahead: Floats, blur: float) -> float:
-    """Angle between where we came from and where the way leads, measured beyond the crossing's blur."""
-    a, b = history[::2], ahead[::2]
-    skip = int(blur / 2)
-    a = a[: len(a) - skip] if len(a) > skip + 4 else a
-    b = b[skip:] if len(b) > skip + 4 else b
-    a, b = a[-10:], b[:10]
-    if len(a) < 2 or len(b) < 2:
-        return 0.0
-    u, v = a[-1] - a[0], b[-1] - b[0]
-    n = float(np.hypot(*u) * np.hypot(*v))
-    return math.acos(float(np.clip((u @ v) / n, -1, 1))) if n > 0 else 0.0
 
 
 def smooth(points: Floats, sigma: float) -> Floats:
@@ -480,16 +264,15 @@ def straight(points: Floats) -> float:
     return float(np.abs(r[:, 0] * d[1] - r[:, 1] * d[0]).max() / n)
 
 
-def leader(graph: Graph, seed: int, layer: Layer, text: Mask | None, size: float) -> bool:
+def leader(graph: Graph, edge: Edge, layer: Layer, text: Mask | None, size: float) -> bool:
     """A straight stroke from text to a curve (often with an arrow head) is a pointer, no curve."""
-    edge = graph.edges[seed]
     if text is None or layer.chromatic or edge.length > 0.2 * size:
         return False
     trimmed = edge.points[int(0.1 * len(edge.points)) : max(2, int(0.9 * len(edge.points)))]
     if straight(trimmed) > max(1.3, 0.3 * layer.thick):
         return False
     return any(
-        len([k for k in graph.at[n] if not graph.edges[k].gap]) == 1 and near_text(p, text, 0.035 * size)
+        len(graph.at[n]) == 1 and near_text(p, text, 0.035 * size)
         for n, p in ((edge.a, edge.points[0]), (edge.b, edge.points[-1]))
     )
 
@@ -499,65 +282,212 @@ def near_text(point: Floats, text: Mask, reach: float) -> bool:
     return bool(text[max(0, y - r) : y + r + 1, max(0, x - r) : x + r + 1].any())
 
 
+def bearing(points: Floats) -> tuple[float, float, float, float]:
+    """Place, direction and curvature in the middle of a stroke."""
+    n = len(points)
+    middle = n // 2
+    part = points[max(0, middle - 22) : middle + 23]
+    at = points[middle]
+    if len(part) < 5:
+        d = points[-1] - points[0]
+        return float(at[0]), float(at[1]), math.atan2(float(d[1]), float(d[0])), 0.0
+    s = np.r_[0, np.cumsum(np.hypot(*np.diff(part, axis=0).T))]
+    s -= float(s[min(middle, 22)])
+    fx, fy = np.polyfit(s, part[:, 0], 2), np.polyfit(s, part[:, 1], 2)
+    vx, vy, ax, ay = float(fx[1]), float(fy[1]), 2 * float(fx[0]), 2 * float(fy[0])
+    bend = (vx * ay - vy * ax) / max((vx * vx + vy * vy) ** 1.5, 1e-6)
+    return float(fx[2]), float(fy[2]), math.atan2(vy, vx), float(np.clip(bend, -0.05, 0.05))
+
+
+def without_borrowed_tails(field: Field, trail: Trail) -> Trail:
+    """A trail that turns into another curve at an angle ends there; one that merges with it goes on."""
+    for _ in range(2):
+        points = trail.points[::-1]
+        at = np.rint(points).astype(np.int64)
+        own = (field.worth[at[:, 1], at[:, 0]] >= 1) & trail.inked[::-1]
+        first = int(np.argmax(own)) if own.any() else 0
+        if first > 3 and len(points) - first > 6:
+            # Two strokes merge over about their thickness divided by the angle; directions are taken outside of that.
+            blur = max(1, round(field.thick / 3))
+            tail, body = points[: max(3, first - blur)][-9:], points[first + blur :][:9]
+            if len(tail) > 2 and len(body) > 2:
+                u, v = tail[-1] - tail[0], body[-1] - body[0]
+                turn = math.acos(float(np.clip(u @ v / max(np.hypot(*u) * np.hypot(*v), 1e-9), -1, 1)))
+                if turn > 0.5:
+                    keep = slice(max(0, first - 1), None)
+                    trail = Trail(points[keep][::-1], trail.inked[::-1][keep][::-1], trail.doubt)
+        trail = Trail(trail.points[::-1], trail.inked[::-1], trail.doubt)
+    return trail
+
+
+def to_border(points: Floats, layer: Layer) -> Floats:
+    """Ends that stop at the cleared rim beside the frame go straight on to the frame."""
+    h, w = layer.mask.shape
+    near = layer.rim + 4.0
+    for _ in range(2):
+        end, inner = points[-1], points[max(0, len(points) - 9)]
+        d = end - inner
+        steps = [
+            t
+            for t in (
+                (w - 1 - end[0]) / d[0] if d[0] > 0.3 and w - 1 - end[0] < near else math.inf,
+                -end[0] / d[0] if d[0] < -0.3 and end[0] < near else math.inf,
+                (h - 1 - end[1]) / d[1] if d[1] > 0.3 and h - 1 - end[1] < near else math.inf,
+                -end[1] / d[1] if d[1] < -0.3 and end[1] < near else math.inf,
+            )
+            if 0 < t
+        ]
+        if steps and min(steps) * float(np.hypot(*d)) < 4 * near:
+            points = np.concatenate([points, (end + min(steps) * d)[None]])
+        points = points[::-1]
+    return points
+
+
+def swapped(paths: list[Path], size: float) -> list[Path]:
+    """Where two paths share a stretch, the rest of each goes to the one that it continues more smoothly."""
+    out = [p.points for p in paths]
+    done: set[tuple[int, int, int, int]] = set()
+    for _ in range(24):
+        changed = False
+        for i in range(len(out)):
+            for j in range(i + 1, len(out)):
+                if paths[i].colour != paths[j].colour:
+                    continue
+                better = uncrossed(out[i], out[j], max(paths[i].width, paths[j].width), done, (i, j))
+                if better is not None:
+                    out[i], out[j] = better
+                    changed = True
+        if not changed:
+            break
+    return [replace(p, points=q) for p, q in zip(paths, out, strict=True)]
+
+
+def uncrossed(
+    one: Floats, other: Floats, thick: float, done: set[tuple[int, int, int, int]], pair: tuple[int, int]
+) -> tuple[Floats, Floats] | None:
+    """The two with their ends exchanged behind a shared stretch where that is clearly smoother, else None."""
+    reach = 0.9 * thick + 1.0
+    distance, spatial = nearest_of(one, other)
+    near = np.nonzero(distance < reach)[0]
+    if len(near) == 0:
+        return None
+    look = max(45.0, 7 * thick)
+    for run in np.split(near, np.nonzero(np.diff(near) > 2 * thick + 6)[0] + 1):
+        a0, a1 = int(run[0]), int(run[-1])
+        b0, b1 = int(spatial[a0]), int(spatial[a1])
+        second = other
+        if b0 > b1 or (b0 == b1 and crosses_backwards(one, other, a0, b0)):
+            second = other[::-1]
+            b0, b1 = len(other) - 1 - b0, len(other) - 1 - b1
+        key = (*pair, round(float(one[a0, 0]) / 8), round(float(one[a0, 1]) / 8))
+        if key in done:
+            continue
+        common = arc(one[a0 : a1 + 1])
+        window = look + 0.7 * common
+        a_in, a_out = last_part(one[: a0 + 1], window), last_part(one[a1:][::-1], window)[::-1]
+        b_in, b_out = last_part(second[: b0 + 1], window), last_part(second[b1:][::-1], window)[::-1]
+        if min(arc(q) for q in (a_in, a_out, b_in, b_out)) < 0.35 * look:
+            continue
+        done.add(key)
+        kept = unevenness(a_in, a_out, common) + unevenness(b_in, b_out, common)
+        crossed = unevenness(a_in, b_out, common) + unevenness(b_in, a_out, common)
+        if crossed < 0.75 * kept - 0.08:
+            # Exchanged where they are nearest, so that no corner is left.
+            a = a0 + int(np.argmin(distance[a0 : a1 + 1]))
+            b = int(spatial[a]) if second is other else len(other) - 1 - int(spatial[a])
+            return np.concatenate([one[:a], second[b:]]), np.concatenate([second[:b], one[a:]])
+    return None
+
+
+def crosses_backwards(one: Floats, other: Floats, a: int, b: int) -> bool:
+    u = one[min(len(one) - 1, a + 8)] - one[max(0, a - 8)]
+    v = other[min(len(other) - 1, b + 8)] - other[max(0, b - 8)]
+    return bool(u @ v < 0)
+
+
+def unevenness(before: Floats, after: Floats, common: float) -> float:
+    """How badly one smooth curve fits what was before and what is after a shared stretch: the residual in pixels."""
+    a, b = before[:: max(1, len(before) // 20)], after[:: max(1, len(after) // 20)]
+    points = np.concatenate([a, b])
+    s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
+    t = 2 * s / max(float(s[-1]), 1e-9) - 1
+    basis = np.vander(t, 4)
+    solution, *_ = np.linalg.lstsq(basis, points, rcond=None)
+    return float(np.sqrt(((points - basis @ solution) ** 2).sum(axis=1).mean()))
+
+
 def trace_layer(layer: Layer, size: float) -> list[Path]:
-    """Curves of one layer, in picture pixels. `size` is the plot's diagonal."""
+    """Curves of one layer, in picture pixels. `size` is the plot's diagonal.
+
+    Each stroke of the skeleton that no curve has explained yet is followed both ways, the longest single strokes first.
+    """
     if layer.mask.sum() < 0.04 * size:
         return []
-    graph = skeleton_graph(layer.mask, layer.thick)
-    bridge(graph, layer.hidden, layer.thick, size, layer.chromatic)
-    look, blur = max(42.0, 6 * layer.thick), 1.5 * layer.thick + 2
+    thick = layer.thick
+    graph = skeleton_graph(layer.mask, thick)
+    ground = field_of(layer.mask, layer.hidden, thick, layer.rim)
+    width = np.asarray(cv2.distanceTransform(layer.mask.astype(np.uint8), cv2.DIST_L2, 3), np.float64)
+    strokes = [e for k, e in enumerate(graph.edges) if alive(graph, k) and e.length >= 2]
+    free = {n for n, ks in graph.at.items() if len(ks) == 1}
+
+    def inside(points: Floats) -> tuple[Ints, Ints]:
+        at = np.rint(points).astype(np.int64)
+        return np.clip(at[:, 1], 0, layer.mask.shape[0] - 1), np.clip(at[:, 0], 0, layer.mask.shape[1] - 1)
+
+    wide = [float(np.median(width[inside(e.points)])) > 0.85 * thick + 0.7 for e in strokes]
+    flat = [
+        e.length > 0.12 * size and ruled(e.points, thick, size, layer.chromatic, layer.mask.shape[1]) for e in strokes
+    ]
+    # Borders of boxes and strips of several curves in one come last: what is clear is taken first.
+    order = sorted(range(len(strokes)), key=lambda i: (flat[i], wide[i], -strokes[i].length))
     paths: list[Path] = []
-    order = sorted(
-        (k for k, e in enumerate(graph.edges) if not e.gap and alive(graph, k)), key=lambda k: -graph.edges[k].length
-    )
-    # A border of a box looks like a flat piece of a curve; taken last, it has little of its own that is not ruled.
-    order.sort(
-        key=lambda k: (
-            graph.edges[k].length > 0.12 * size
-            and ruled(graph.edges[k].points, layer.thick, size, layer.chromatic, layer.mask.shape[1])
-        )
-    )
-    for seed in order:
-        # Ink that is no plot at all has thousands of strokes; the longest ones came first. Counted, not timed, so that a
-        # busy machine gives the same result.
-        if graph.work > MOST_WORK:
+    tries = 0
+    for i in order:
+        stroke = strokes[i]
+        if tries > MOST_TRIES:
             break
-        edge = graph.edges[seed]
-        linked = any(graph.edges[k].gap for n in (edge.a, edge.b) for k in graph.at[n])
-        if edge.used or (edge.length < max(2.5 * layer.thick, 0.012 * size) and not linked):
+        worth = ground.worth[inside(stroke.points)]
+        if float((worth < 1).mean()) > 0.4:
             continue
-        if leader(graph, seed, layer, layer.text, size):
-            edge.used += 1
+        dash = stroke.a in free and stroke.b in free and stroke.length < 0.09 * size
+        if stroke.length < (1.5 * thick if dash else max(2.5 * thick, 0.012 * size)):
             continue
-        forward, ahead, doubt_a = walk(graph, seed, edge.a, look, blur, layer.thick, 0.33 * size)
-        backward, behind, doubt_b = walk(graph, seed, edge.b, look, blur, layer.thick, 0.33 * size)
-        backward = [k for k in backward if k not in forward] if set(backward) & set(forward) else backward
-        ks = [*backward, seed, *forward]
-        points = np.concatenate([*[p[::-1] for p in behind[::-1]], edge.points, *ahead])
-        fresh = sum(graph.edges[k].length for k in ks if not graph.edges[k].used)
-        total = sum(graph.edges[k].length for k in ks)
-        gaps = sum(graph.edges[k].length for k in ks if graph.edges[k].gap)
-        for k in ks:
-            graph.edges[k].used += 1
-        span = float(np.hypot(*np.ptp(points, axis=0)))
-        if span < 0.05 * size or fresh < 0.04 * size:
+        if leader(graph, stroke, layer, layer.text, size):
             continue
-        points = smooth(points, max(1.5, 0.6 * layer.thick))
-        if ruled(points, layer.thick, size, layer.chromatic, layer.mask.shape[1]):
+        tries += 1
+        pen = Pen(
+            0.35 if dash else 0.9,
+            max(0.035 * size, (7 if dash else 4) * thick),
+            max(54.0, 9 * thick),
+            float(np.clip(0.75 * thick, 2.2, 4.0)),
+        )
+        trail = both_ways(ground, *bearing(stroke.points), pen)
+        trail = without_borrowed_tails(ground, trail)
+        points = trail.points
+        own = ground.worth[inside(points)] >= 1
+        steps = np.r_[np.hypot(*np.diff(points, axis=0).T), 0.0] if len(points) > 1 else np.zeros(len(points))
+        fresh = float(steps[own & trail.inked].sum())
+        explained(ground, points, 0.2)
+        explained(ground, stroke.points, 0.2)
+        if float(np.hypot(*np.ptp(points, axis=0))) < 0.05 * size or fresh < 0.04 * size:
             continue
-        points = along_frame(points, layer)
+        points = smooth(centred(points, layer.mask, thick), max(1.5, 0.6 * thick))
+        if ruled(points, thick, size, layer.chromatic, layer.mask.shape[1]):
+            continue
+        points = along_frame(to_border(points, layer), layer)
         paths.append(
             Path(
                 points + np.array(layer.origin, np.float64),
                 layer.colour,
-                layer.thick,
-                gaps / max(total, 1),
-                1 - fresh / max(total, 1),
-                max(doubt_a, doubt_b),
+                thick,
+                float((~trail.inked).mean()),
+                1 - fresh / max(float(steps[trail.inked].sum()), 1),
+                trail.doubt,
+                dashed=dash,
                 details={"fresh": fresh, "chromatic": layer.chromatic},
             )
         )
-    return paths
+    return swapped(paths, size)
 
 
 def joined(paths: list[Path], layer: Layer, size: float) -> list[Path]:

@@ -1,0 +1,123 @@
+"""A pen with momentum on strokes drawn here: crossings, dashes, corners, ends."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from adapters.curves.follow import Field, Pen, Trail, both_ways, centred, explained, field_of, follow, unfolded
+from adapters.curves.trace import uncrossed, without_borrowed_tails
+
+HIGH, WIDE, THICK = 300, 420, 4
+SOLID = Pen(gap=0.9, reach=24, lag=54)
+DASHED = Pen(gap=0.35, reach=28, lag=54)
+
+
+def field(*curves: np.ndarray, hidden: np.ndarray | None = None) -> Field:
+    mask = np.zeros((HIGH, WIDE), np.uint8)
+    for points in curves:
+        cv2.polylines(mask, [np.round(points).astype(np.int32).reshape(-1, 1, 2)], False, 1, THICK)
+    none = np.zeros((HIGH, WIDE), bool)
+    return field_of(mask.astype(bool), none if hidden is None else hidden, THICK, 0)
+
+
+def line(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
+    return np.linspace((x0, y0), (x1, y1), 200)
+
+
+def off(trail: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.hypot(*(trail[:, None] - truth[None]).transpose(2, 0, 1)).min(axis=1).max())
+
+
+@pytest.mark.parametrize("angle_deg", [12, 25, 60, 90])
+def test_it_goes_straight_on_at_a_crossing(angle_deg: float) -> None:
+    c, s = 140 * math.cos(math.radians(angle_deg)), 140 * math.sin(math.radians(angle_deg))
+    mine, other = line(20, 150, 400, 150), line(210 - c, 150 - s, 210 + c, 150 + s)
+    trail = both_ways(field(mine, other), 40, 150, 0, 0, SOLID)
+    assert off(trail.points, mine) < 5
+    assert np.ptp(trail.points[:, 0]) > 370
+
+
+def test_a_dashed_curve_keeps_to_its_dashes_where_a_solid_one_crosses() -> None:
+    x = np.linspace(10, 410, 400)
+    solid = np.c_[x, 60 + 0.45 * x]
+    dashes = [line(a, 230 - 0.4 * a, a + 14, 230 - 0.4 * (a + 14)) for a in range(10, 400, 24)]
+    ground = field(solid, *dashes)
+    explained(ground, solid, 0.2)
+    trail = both_ways(ground, 17, 230 - 0.4 * 17, math.atan2(-0.4, 1), 0, DASHED)
+    assert off(trail.points, line(10, 226, 410, 66)) < 4
+    assert trail.points[:, 0].max() > 385
+
+
+def test_it_follows_a_bend_under_a_label() -> None:
+    t = np.linspace(0, 1, 300)
+    curve = np.c_[20 + 380 * t, 260 - 220 * t**2]
+    ground = field(curve)
+    hidden = np.zeros((HIGH, WIDE), bool)
+    hidden[:, 190:260] = True
+    ground = field_of(ground.ridge * ~hidden > 0.2, hidden, THICK, 0)
+    trail = both_ways(ground, 60, float(np.interp(60, curve[:, 0], curve[:, 1])), -0.1, -0.002, SOLID)
+    assert off(trail.points, curve) < 6
+    assert trail.points[:, 0].max() > 390
+
+
+def test_it_turns_a_sharp_corner() -> None:
+    flat, steep = line(20, 220, 200, 220), line(200, 220, 300, 20)
+    trail = both_ways(field(flat, steep), 40, 220, 0, 0, SOLID)
+    assert off(trail.points, np.concatenate([flat, steep])) < 5
+    assert trail.points[:, 1].min() < 30
+
+
+def test_a_curve_that_ends_is_not_led_on_to_a_longer_one() -> None:
+    short, long = line(20, 200, 200, 150), line(20, 40, 400, 40)
+    trail = both_ways(field(short, long), 40, 194, -0.27, 0, SOLID)
+    assert trail.points[:, 0].max() < 210
+
+
+def test_narrow_peaks_are_gone_around() -> None:
+    x = np.linspace(10, 410, 1200)
+    curve = np.c_[x, 250 - 120 * np.exp(-(((x - 210) / 36) ** 2))]
+    trail = both_ways(field(curve), 40, 250, 0, 0, SOLID)
+    assert off(trail.points, curve) < 8
+    assert np.ptp(trail.points[:, 0]) > 380
+
+
+def test_it_does_not_come_back_on_its_own_way() -> None:
+    out, back = line(20, 150, 200, 150), line(200, 150, 60, 150)
+    points = np.concatenate([out, back])
+    end = unfolded(Trail(points, np.ones(len(points), bool), 0.0), THICK).points
+    assert end[-1, 0] > 170
+    assert len(end) < 1.2 * len(out)
+
+
+def test_the_same_start_gives_the_same_way() -> None:
+    ground = field(line(20, 150, 400, 150), line(20, 50, 400, 250))
+    one, two = (follow(ground, 40, 150, 0, 0, SOLID) for _ in range(2))
+    assert np.array_equal(one.points, two.points)
+    assert one.doubt == two.doubt
+
+
+def test_points_are_drawn_to_the_middle_of_the_ink() -> None:
+    mask = np.zeros((HIGH, WIDE), bool)
+    mask[148:153] = True
+    assert np.abs(centred(line(20, 152, 400, 152), mask, 5)[5:-5, 1] - 150).max() < 0.6
+
+
+def test_a_pointer_ends_where_it_meets_a_curve_and_a_merging_curve_goes_on() -> None:
+    shared = line(200, 150, 400, 150)
+    ground = field(shared)
+    explained(ground, shared, 0.2)
+    for start, kept in (((120.0, 60.0), False), ((20.0, 160.0), True)):
+        points = np.concatenate([line(*start, 200, 150)[:-1], shared])
+        trail = without_borrowed_tails(ground, Trail(points, np.ones(len(points), bool), 0.0))
+        assert bool(trail.points[-1, 0] > 390) == kept
+
+
+def test_ends_are_exchanged_where_that_makes_both_curves_smooth() -> None:
+    rising, falling = line(20, 250, 400, 50), line(20, 50, 400, 250)
+    mixed = np.concatenate([rising[:100], falling[100:]]), np.concatenate([falling[:100], rising[100:]])
+    better = uncrossed(*mixed, THICK, set(), (0, 1))
+    assert better is not None
+    assert min(off(better[0], rising), off(better[0], falling)) < 3
+    assert uncrossed(rising, falling, THICK, set(), (0, 1)) is None

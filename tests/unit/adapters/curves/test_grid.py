@@ -1,0 +1,88 @@
+"""The grid goes, the curves stay whole: on masks drawn here."""
+
+import cv2
+import numpy as np
+
+from adapters.curves.grid import Band, riding, without_grid
+from adapters.curves.ink import boxes_around
+
+HIGH, WIDE = 300, 400
+
+
+def paper() -> np.ndarray:
+    return np.zeros((HIGH, WIDE), np.uint8)
+
+
+def ruled(step: int = 25, thick: int = 3) -> tuple[np.ndarray, list[Band], list[Band]]:
+    """A grid over the whole plot, with its rows and columns."""
+    grid = paper()
+    rows = [Band(y, y + thick - 1, 1.0) for y in range(step, HIGH - thick, step)]
+    columns = [Band(x, x + thick - 1, 1.0) for x in range(step, WIDE - thick, step)]
+    for band in rows:
+        grid[band.first : band.last + 1] = 1
+    for band in columns:
+        grid[:, band.first : band.last + 1] = 1
+    return grid, rows, columns
+
+
+def strokes(*lines: tuple[tuple[int, int], tuple[int, int]], thick: int = 4) -> np.ndarray:
+    out = paper()
+    for a, b in lines:
+        cv2.line(out, a, b, 1, thick)
+    return out
+
+
+def left_of(curve: np.ndarray, grid: np.ndarray, rows: list[Band], columns: list[Band]) -> np.ndarray:
+    mask = (curve | grid).astype(bool)
+    out, _ = without_grid(mask, mask.astype(float), rows, columns)
+    return out
+
+
+def test_a_slanted_stroke_stays_in_one_piece_and_the_grid_goes() -> None:
+    grid, rows, columns = ruled()
+    curve = strokes(((0, 280), (399, 20)))
+    out = left_of(curve, grid, rows, columns)
+    assert out[curve > 0].mean() > 0.97
+    off = out & ~np.asarray(cv2.dilate(curve, np.ones((9, 9), np.uint8)), bool)
+    assert off.mean() < 0.001
+
+
+def test_two_close_strokes_are_not_tied_together_by_the_grid_between_them() -> None:
+    grid, rows, columns = ruled()
+    curves = strokes(((0, 250), (399, 50)), ((0, 264), (399, 64)))
+    out = left_of(curves, grid, rows, columns)
+    between = out & ~np.asarray(cv2.dilate(curves, np.ones((5, 5), np.uint8)), bool)
+    assert between.sum() < 12
+    assert out[curves > 0].mean() > 0.97
+
+
+def test_flat_and_steep_strokes_cross_the_other_family() -> None:
+    grid, rows, columns = ruled()
+    curves = strokes(((0, 137), (399, 139)), ((212, 0), (210, 299)))
+    assert left_of(curves, grid, rows, columns)[curves > 0].mean() > 0.93
+
+
+def test_a_curve_on_a_grid_line_is_seen_by_its_ink_alone_where_it_runs() -> None:
+    _, rows, _ = ruled(thick=2)
+    strength = np.zeros((HIGH, WIDE))
+    for band in rows:
+        strength[band.first : band.last + 1] = 0.6
+    on = rows[4]
+    strength[on.first - 1 : on.last + 2, 150:] = 1.0
+    mask = strength > 0.4
+    out = riding(mask, strength, rows, np.zeros((HIGH, WIDE), bool))
+    assert out[on.first, 160:].mean() > 0.95
+    assert not out[on.first, :140].any()
+    assert not out[rows[2].first].any()
+
+
+def test_a_box_around_text_goes_and_a_flat_curve_beside_text_stays() -> None:
+    mask, text = paper(), np.zeros((HIGH, WIDE), bool)
+    cv2.rectangle(mask, (220, 20), (380, 80), 1, 2)
+    text[35:65, 240:360] = True
+    cv2.line(mask, (10, 200), (390, 200), 1, 3)
+    text[205:225, 200:300] = True
+    found = boxes_around(mask.astype(bool), text)
+    assert found[20, 230:370].all()
+    assert found[30:70, 220].all()
+    assert not found[190:210].any()
