@@ -258,7 +258,7 @@ def riding(mask: Mask, strength: Floats, bands: Sequence[Band], other: Mask) -> 
         below = base - total[known]
         below = below[(below > 0) & (below < 0.6 * base)]
         grain = 1.4826 * float(np.median(below)) if len(below) > 8 else 0.0
-        more = filled > base + max(0.7, 0.3 * base, 3.0 * grain)
+        more = filled > base + max(0.65, 0.24 * base, 3.0 * grain)
         # Shorter pieces are curves that cross; those the strokes across the line have put back already.
         length = max(28, 6 * band.thick)
         line = np.asarray(cv2.morphologyEx(more.astype(np.uint8)[None], cv2.MORPH_CLOSE, np.ones((1, 5), np.uint8)))

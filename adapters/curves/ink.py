@@ -184,7 +184,9 @@ def boxes_around(mask: Mask, text: Mask) -> Mask:
                     continue
                 above = abs(v1 - y) <= abs(v0 - y)
                 inner_x = (x0 + 1, x1) if left else (x0, x1 - 1)
-                inner_y = (v0, y - 1) if above else (y + 1, v1)
+                # An upright cut short by the text itself still has the text beside it.
+                deep = h // 9
+                inner_y = (min(v0, y - deep), y - 1) if above else (y + 1, max(v1, y + deep))
                 inside = text[max(0, inner_y[0]) : inner_y[1] + 1, max(0, inner_x[0]) : inner_x[1] + 1]
                 if inside.size and inside.mean() > 0.12:
                     out[y0 : y1 + 1, x0 : x1 + 1] = True

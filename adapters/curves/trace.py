@@ -16,7 +16,7 @@ from adapters.curves.ink import Layer
 from adapters.curves.kit import connected, gaussian_along, nearest, nearest_of, skeleton_of
 from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
 
-MOST_TRIES = 40
+MOST_TRIES = 32
 """Strokes followed in one layer before the rest is left: ink that is no plot has thousands. Counted, not timed, so that a busy
 machine gives the same result."""
 
@@ -301,23 +301,45 @@ def bearing(points: Floats) -> tuple[float, float, float, float]:
 
 def without_borrowed_tails(field: Field, trail: Trail) -> Trail:
     """A trail that turns into another curve at an angle ends there; one that merges with it goes on."""
+    # Directions are taken outside of the place where the two strokes (or an arrow's head) are one blob.
+    blur = 2 + round(field.thick / 3)
     for _ in range(2):
         points = trail.points[::-1]
         at = np.rint(points).astype(np.int64)
         own = (field.worth[at[:, 1], at[:, 0]] >= 1) & trail.inked[::-1]
-        first = int(np.argmax(own)) if own.any() else 0
+        # Beside the other curve's middle some points seem to be our own; the trail's own part is where most are.
+        steady = np.convolve(own, np.ones(9), "valid") >= 7 if len(own) >= 9 else np.zeros(0, np.bool_)
+        first = int(np.argmax(steady)) if steady.any() else 0
         if first > 3 and len(points) - first > 6:
-            # Two strokes merge over about their thickness divided by the angle; directions are taken outside of that.
-            blur = max(1, round(field.thick / 3))
-            tail, body = points[: max(3, first - blur)][-9:], points[first + blur :][:9]
+            tail, body = points[: max(3, first - blur)][-11:], points[first + blur :][:11]
             if len(tail) > 2 and len(body) > 2:
                 u, v = tail[-1] - tail[0], body[-1] - body[0]
                 turn = math.acos(float(np.clip(u @ v / max(np.hypot(*u) * np.hypot(*v), 1e-9), -1, 1)))
-                if turn > 0.5:
+                if turn > 0.45:
                     keep = slice(max(0, first - 1), None)
                     trail = Trail(points[keep][::-1], trail.inked[::-1][keep][::-1], trail.doubt)
         trail = Trail(trail.points[::-1], trail.inked[::-1], trail.doubt)
     return trail
+
+
+def dots(mask: Mask, thick: float) -> list[tuple[float, float, float]]:
+    """Dots of dotted lines: place and the direction to the nearest other one. Lonely dots are none."""
+    count, _, stats, centres = connected(mask)
+    extent = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
+    small = [i for i in range(1, count) if 0.5 * thick <= extent[i] <= 2.6 * thick + 1]
+    if len(small) < 6:
+        return []
+    at = centres[small]
+    gaps = np.hypot(at[:, 0, None] - at[None, :, 0], at[:, 1, None] - at[None, :, 1])
+    np.fill_diagonal(gaps, np.inf)
+    out: list[tuple[float, float, float]] = []
+    for i in range(len(small)):
+        near = np.argsort(gaps[i])[:2]
+        u, v = at[near[0]] - at[i], at[near[1]] - at[i]
+        # In a row: one neighbour on each side.
+        if gaps[i, near[1]] < 8 * thick and float(u @ v) < -0.7 * float(np.hypot(*u) * np.hypot(*v)):
+            out.append((float(at[i, 0]), float(at[i, 1]), math.atan2(float(u[1]), float(u[0]))))
+    return out
 
 
 def to_border(points: Floats, layer: Layer) -> Floats:
@@ -442,38 +464,22 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
     order = sorted(range(len(strokes)), key=lambda i: (flat[i], wide[i], -strokes[i].length))
     paths: list[Path] = []
     tries = 0
-    for i in order:
-        stroke = strokes[i]
-        if tries > MOST_TRIES:
-            break
-        worth = ground.worth[inside(stroke.points)]
-        if float((worth < 1).mean()) > 0.4:
-            continue
-        dash = stroke.a in free and stroke.b in free and stroke.length < 0.09 * size
-        if stroke.length < (1.5 * thick if dash else max(2.5 * thick, 0.012 * size)):
-            continue
-        if leader(graph, stroke, layer, layer.text, size):
-            continue
-        tries += 1
-        pen = Pen(
-            0.35 if dash else 0.9,
-            max(0.035 * size, (7 if dash else 4) * thick),
-            max(54.0, 9 * thick),
-            float(np.clip(0.75 * thick, 2.2, 4.0)),
-        )
-        trail = both_ways(ground, *bearing(stroke.points), pen)
+    step, lag = float(np.clip(0.75 * thick, 2.2, 4.0)), max(54.0, 9 * thick)
+
+    def add(trail: Trail, *, dashed: bool) -> None:
+        """Take a trail for a curve if enough of its ink is its own; mark its ink as explained either way."""
         trail = without_borrowed_tails(ground, trail)
         points = trail.points
         own = ground.worth[inside(points)] >= 1
         steps = np.r_[np.hypot(*np.diff(points, axis=0).T), 0.0] if len(points) > 1 else np.zeros(len(points))
-        fresh = float(steps[own & trail.inked].sum())
+        # Of a dotted line the gaps between its dots are its own as well.
+        fresh = float(steps[own & (trail.inked | dashed)].sum())
         explained(ground, points, 0.2)
-        explained(ground, stroke.points, 0.2)
         if float(np.hypot(*np.ptp(points, axis=0))) < 0.05 * size or fresh < 0.04 * size:
-            continue
+            return
         points = smooth(centred(points, layer.mask, thick), max(1.5, 0.6 * thick))
         if ruled(points, thick, size, layer.chromatic, layer.mask.shape[1]):
-            continue
+            return
         points = along_frame(to_border(points, layer), layer)
         paths.append(
             Path(
@@ -481,12 +487,38 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
                 layer.colour,
                 thick,
                 float((~trail.inked).mean()),
-                1 - fresh / max(float(steps[trail.inked].sum()), 1),
+                1 - fresh / max(float(steps[trail.inked | dashed].sum()), 1),
                 trail.doubt,
-                dashed=dash,
+                dashed=dashed,
                 details={"fresh": fresh, "chromatic": layer.chromatic},
             )
         )
+
+    for i in order:
+        stroke = strokes[i]
+        if tries > MOST_TRIES:
+            break
+        if float((ground.worth[inside(stroke.points)] < 1).mean()) > 0.4:
+            continue
+        dash = stroke.a in free and stroke.b in free and stroke.length < 0.09 * size
+        if stroke.length < (1.5 * thick if dash else max(2.5 * thick, 0.012 * size)):
+            continue
+        if leader(graph, stroke, layer, layer.text, size):
+            continue
+        tries += 1
+        pen = Pen(0.35 if dash else 0.9, max(0.035 * size, (7 if dash else 4) * thick), lag, step)
+        add(both_ways(ground, *bearing(stroke.points), pen), dashed=dash)
+        explained(ground, stroke.points, 0.2)
+    # Dots have no direction of their own; a row of them has.
+    for x, y, way in dots(layer.mask, thick):
+        if tries > MOST_TRIES:
+            break
+        if ground.worth[round(y), round(x)] < 1:
+            continue
+        tries += 1
+        pen = Pen(0.1, max(0.03 * size, 8 * thick), lag, step)
+        add(both_ways(ground, x, y, way, 0.0, pen), dashed=True)
+        explained(ground, np.array([[x, y], [x + 1, y]]), 0.2)
     return swapped(paths, size)
 
 
