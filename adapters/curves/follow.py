@@ -83,7 +83,7 @@ def follow(field: Field, x: float, y: float, heading: float, bend: float, pen: P
     peak_step, peak, peak_at = 0, 0.0, 0
     covered = 0.0
     for step in range(1, int(3.2 * (h + w) / pen.step)):
-        parent = np.repeat(np.arange(len(px)), len(BENDS))
+        parent = np.repeat(np.arange(len(px), dtype=np.int64), len(BENDS))
         k = 0.99 * kappa[parent] + np.tile(BENDS, len(px))
         t = theta[parent] + pen.step * k
         cost = np.tile(BEND_COSTS, len(px)) + 4.0 * np.abs(k)
@@ -109,9 +109,9 @@ def follow(field: Field, x: float, y: float, heading: float, bend: float, pen: P
         keep = (nx > rim) & (ny > rim) & (nx < w - 1 - rim) & (ny < h - 1 - rim) & (np.abs(k) < 0.25)
         if not keep.any():
             break
-        parent, k, t, cost, nx, ny, dx, dy, corner, course = (
-            a[keep] for a in (parent, k, t, cost, nx, ny, dx, dy, corner, course)
-        )
+        parent, k, t, cost = parent[keep], k[keep], t[keep], cost[keep]
+        nx, ny, dx, dy = nx[keep], ny[keep], dx[keep], dy[keep]
+        corner, course = corner[keep], course[keep]
         ix, iy = np.rint(nx).astype(np.int64), np.rint(ny).astype(np.int64)
         hx, hy = np.rint(nx - 0.5 * dx).astype(np.int64), np.rint(ny - 0.5 * dy).astype(np.int64)
         hx, hy = np.clip(hx, 0, w - 1), np.clip(hy, 0, h - 1)
@@ -129,9 +129,8 @@ def follow(field: Field, x: float, y: float, heading: float, bend: float, pen: P
         alive = (paper <= pen.reach) & (total > max(float(total.max()), -1e9) - 40.0)
         if not alive.any():
             break
-        parent, k, t, nx, ny, ink, paper, total, course = (
-            a[alive] for a in (parent, k, t, nx, ny, ink, paper, total, course)
-        )
+        parent, k, t, nx, ny = parent[alive], k[alive], t[alive], nx[alive], ny[alive]
+        ink, paper, total, course = ink[alive], paper[alive], total[alive], course[alive]
         # Of guesses that are nearly the same only the best goes on.
         order = np.argsort(-total, kind="stable")
         # Over a long gap small differences of direction matter: nothing else tells the guesses apart.
@@ -154,13 +153,14 @@ def follow(field: Field, x: float, y: float, heading: float, bend: float, pen: P
             peak_step, peak, peak_at = step, float(score[0]), 0
         # Ways that parted long ago are decided now; while nothing is seen, none is.
         if step > lag and covered == 0.0 and len(px) > 1:
-            origin = np.arange(len(px))
+            origin = np.arange(len(px), dtype=np.int64)
             for back in range(lag):
                 origin = history[-1 - back][2][origin]
             same = origin == origin[0]
             if not same.all():
                 doubt = max(doubt, 1.0 / (1.0 + 0.5 * float(score[0] - score[~same].max())))
-                px, py, theta, kappa, score, bare, way = (a[same] for a in (px, py, theta, kappa, score, bare, way))
+                px, py, theta, kappa = px[same], py[same], theta[same], kappa[same]
+                score, bare, way = score[same], bare[same], way[same]
                 last = history[-1]
                 history[-1] = (px, py, last[2][same], last[3][same], score)
     # The way ends where its score was highest: what came after was bare paper.

@@ -176,7 +176,7 @@ def boxes_around(mask: Mask, text: Mask) -> Mask:
     """Borders of boxes with text in them: a level and an upright stroke that meet in a corner with text inside it."""
     out = np.zeros_like(mask)
     h, w = mask.shape
-    level, upright = runs_of(mask, max(24, w // 20)), runs_of(np.ascontiguousarray(mask.T), max(16, h // 30))
+    level, upright = runs_of(mask, max(24, w // 20)), runs_of(np.ascontiguousarray(mask.T), max(10, h // 50))
     for y, x0, x1, y0, y1 in level:
         for x, v0, v1, u0, u1 in upright:
             for corner_x, left in ((x0, True), (x1, False)):
