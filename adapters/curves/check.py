@@ -14,16 +14,16 @@ from adapters.curves.ink import Layer
 from adapters.curves.shapes import Axis, Mask, Path
 
 WEIGHTS: dict[str, float] = {
-    "bias": 2.363,
-    "axes": 0.32,
-    "unexplained": -2.517,
-    "gaps": -1.953,
-    "doubt": 0.0,
-    "crowd": -0.072,
-    "ends": -1.818,
-    "black": -0.291,
-    "unsupported": -3.105,
-    "shared": -1.597,
+    "bias": 2.458,
+    "axes": 1.024,
+    "unexplained": -2.892,
+    "gaps": -0.681,
+    "doubt": -0.014,
+    "crowd": -0.142,
+    "ends": -1.743,
+    "black": -0.323,
+    "unsupported": -4.077,
+    "shared": -1.399,
 }
 
 
