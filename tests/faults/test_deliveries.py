@@ -15,10 +15,13 @@ from bus.keyvalue import Bucket
 from bus.roles import Role
 from bus.streams import POINTERS
 from labledger import wiring
+from tests.doubles.fault_proxy import FaultProxy
+from tests.doubles.s3_servers import SeaweedFS
 from tests.doubles.server import Outside, outside
 from tests.faults.lab import Lab, Process
 from tests.faults.proof import chains_are_whole, nothing_is_stored_twice, outcomes_are_true, what_was_heard_is_there
 from tests.faults.test_extraction_workers import attempts_are_told, body
+from tests.integration.adapters.s3_desk import Eye
 
 COUNT = 100
 KILLS = 4
@@ -156,3 +159,22 @@ async def test_100_pointers_of_ten_keys_end_at_the_newest(make_lab: Callable[...
             entry = await bucket.get(f"temperature:{k}:latest")
             assert entry.value is not None and f"ipfs://{90 + k}" in entry.value.decode()
         await bus.close()
+
+
+async def test_100_files_are_stored_in_s3_once_each(
+    make_lab: Callable[..., Lab], chance: random.Random, seaweedfs: SeaweedFS
+) -> None:
+    async with FaultProxy(seaweedfs.port) as proxy, make_lab() as lab:
+        options = seaweedfs.options(endpoint_url=proxy.url, prefix="kills/", key="{file_name}")
+        deliverer = Deliverer(lab, {"archive": {"adapter": "storage.s3", "options": options, "retry": QUICK}})
+        await lab.start("commands")
+        await deliverer.known()
+        proxy.mode = "dupdrop"  # it stores, and the answer is lost
+        contents = [f"spectrum {n} ".encode() * 500 for n in range(COUNT)]
+        files = [await deliverer.artifact(data, f"{n}.csv") for n, data in enumerate(contents)]
+        ids = [await deliverer.request("archive", artifact=sha256) for sha256 in files]
+        await killed_while_it_delivers(deliverer, ids, chance)
+        eye = Eye(seaweedfs.options())
+        there = await asyncio.to_thread(lambda: {key: eye.sha256(key) for key in eye.keys("kills/")})
+        assert there == {f"kills/{n}.csv": sha256 for n, sha256 in enumerate(files)}
+        assert not eye.uploads("kills/")
