@@ -24,7 +24,7 @@ from tests.faults.test_extraction_workers import attempts_are_told, body
 from tests.integration.adapters.s3_desk import Eye
 
 COUNT = 100
-KILLS = 4
+KILLS = 3
 QUICK = {"min_wait_s": 0.1, "multiplier": 0.1, "max_retries": 50}
 
 
@@ -97,6 +97,8 @@ async def killed_while_it_delivers(deliverer: Deliverer, ids: list[str], chance:
 async def _killed_at(lab: Lab, process: Process, event: str, chance: random.Random) -> None:
     """Kill it when the n-th such event from now on is heard, or a moment later."""
     left, wait_s, ended = chance.randrange(1, 12), chance.choice((0.0, chance.uniform(0, 0.02))), len(process.exits)
+    # What is heard late is of the run before: the signal must meet a process.
+    await lab.until(lambda: process.starts > ended, "it runs")
     loop = asyncio.get_running_loop()
 
     def reached(_: dict[str, Any]) -> bool:
