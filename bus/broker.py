@@ -17,8 +17,11 @@ from faststream.nats import JStream, NatsBroker, PullSub
 from faststream.nats.annotations import NatsMessage
 from faststream.security import SASLPlaintext
 from nats.aio.msg import Msg
+from nats.errors import ConnectionClosedError
+from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import AckPolicy as JsAckPolicy
 from nats.js.api import ConsumerConfig
+from nats.js.errors import ServiceUnavailableError
 
 from bus.connection import Credentials
 
@@ -94,6 +97,21 @@ def make_broker(url: str | Sequence[str], name: str, credentials: Credentials | 
         log_level=logging.DEBUG,
         **options,
     )
+
+
+async def start(broker: NatsBroker) -> None:
+    """Connect, and attach its subscribers to their consumers, as long as that takes.
+
+    A cluster that looks for a leader, or has many consumers to place at once, answers late or not at all: no reason to give
+    up what a service manager would begin again. Safe to repeat: a subscriber that is attached stays as it is.
+    """
+    while True:
+        try:
+            await broker.start()
+            return
+        except (NatsTimeout, ServiceUnavailableError, ConnectionClosedError) as error:
+            log.warning("consumers cannot be reached yet (%s): trying again", error)
+            await asyncio.sleep(0.5)
 
 
 def subscribe(

@@ -145,7 +145,7 @@ async def run_commands(settings: Settings, stopped: asyncio.Event) -> None:
         inbox_prefix=inbox,
     )
     watchdog = asyncio.create_task(Watchdog(bus, ledger, settings.lease.ttl_s).run())
-    await broker.start()
+    await _started(broker, stopped)
     log.info("commands: ready, with %d consumers", len(found))
     try:
         await _until(stopped, watchdog)
@@ -209,7 +209,7 @@ async def run_station(settings: Settings, stopped: asyncio.Event, name: str) -> 
         )
         beats = asyncio.create_task(runner.run())
         stack.callback(beats.cancel)
-        await broker.start()
+        await _started(broker, stopped)
         stack.push_async_callback(broker.stop)
         log.info("station %s: ready, run %s", name, runner.instance)
         try:
@@ -256,7 +256,7 @@ async def run_extract(settings: Settings, stopped: asyncio.Event, **ports: str) 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(bus.close)
         stack.callback(pool.close)
-        await broker.start()
+        await _started(broker, stopped)
         stack.push_async_callback(broker.stop)
         log.info("extract: ready, worker %s with %d processes", worker.name, pool.slots)
         try:
@@ -294,7 +294,7 @@ async def run_deliver(settings: Settings, stopped: asyncio.Event, only: str | No
             worker = await serve_target(it, broker, bus, ledger, blobs, connection.credentials.inbox_prefix)
             if worker is not None:
                 workers.append(worker)
-        await broker.start()
+        await _started(broker, stopped)
         stack.push_async_callback(broker.stop)
         log.info("deliver: ready, %d of %d targets are served", len(workers), len(opened))
         try:
@@ -365,6 +365,18 @@ async def run_projections(settings: Settings, stopped: asyncio.Event) -> None:
         with suppress(asyncio.CancelledError):
             await running
         await bus.close()
+
+
+async def _started(broker: "NatsBroker", stopped: asyncio.Event) -> None:
+    """Start it, which takes as long as NATS is away, unless somebody asks to stop meanwhile."""
+    starting, waiting = asyncio.create_task(brokers.start(broker)), asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+    finally:
+        starting.cancel()
+        waiting.cancel()
 
 
 async def _until(stopped: asyncio.Event, *tasks: "asyncio.Task[None]") -> None:

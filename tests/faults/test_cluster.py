@@ -49,4 +49,4 @@ async def test_the_leader_is_killed_during_a_scan_and_then_all_are_restarted_one
             await asyncio.to_thread(cluster.wait_healthy, PATIENCE_S)
         await lab.completed()
         await all_holds(lab)
-        assert [it.exits for it in lab.processes.values()] == [[], []]
+        assert [it.exits for it in lab.processes.values()] == [[], []], lab.last_words()

@@ -102,7 +102,7 @@ def test_a_hundred_pointers_through_a_storm_of_kills(
     cloudflare.fail("drop_after", method="PUT", times=10)
     cloudflare.fail("slow_after", times=10_000, seconds=0.02)
     receipts = ship.storm(kills=5, chance=chance)
-    assert len(receipts) == 100 and ship.kills >= 2
+    assert len(receipts) == 100 and ship.kills == 5
     written = cloudflare.contents()
     for k in range(KEYS):
         history = [json.loads(one["value"])["order"] for one in written[f"sensor-{k}:daily:latest"]]

@@ -158,7 +158,7 @@ class Handlers:
             durable="timers",
             inbox_prefix=inbox,
         )
-        await broker.start()
+        await brokers.start(broker)
         self._parts = [broker, bus]
         self.ledger = ledger
         return self

@@ -91,7 +91,7 @@ class Station:
             batch=1,
             max_ack_pending=256,
         )
-        await self.broker.start()
+        await brokers.start(self.broker)
         return self
 
     @property
@@ -143,7 +143,7 @@ class Lab:
             durable="assign-scans",
             inbox_prefix=credentials.inbox_prefix,
         )
-        await self.broker.start()
+        await brokers.start(self.broker)
         bus = await self.place.bus("commands")
         self.watchdog = asyncio.create_task(Watchdog(bus, Ledger(EventStore(bus)), TTL_S).run())
         self.sender = Sender(await self.place.bus("publisher"), "Ada")

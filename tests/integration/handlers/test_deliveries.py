@@ -89,7 +89,7 @@ class Depot:
         opened = OpenedTarget(name, "tests.shelf", shelf, concurrency, retry)
         ledger = Ledger(EventStore(bus))
         worker = await serve_target(opened, broker, bus, ledger, self.lab.blobs, credentials.inbox_prefix)
-        await broker.start()
+        await brokers.start(broker)
         self.running.append((worker, broker, bus))
         return worker
 

@@ -74,7 +74,7 @@ class Desk:
                     batch=1,
                 )
             self.stops += [worker.stop, target.close]
-        await broker.start()
+        await brokers.start(broker)
         self.stops = [broker.stop, *self.stops, self.bus.close]
 
     async def close(self) -> None:

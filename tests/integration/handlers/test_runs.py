@@ -55,7 +55,7 @@ class Courier:
                 batch=1,
                 max_ack_pending=256,
             )
-        await self.broker.start()
+        await brokers.start(self.broker)
         return self
 
     async def stop(self) -> None:

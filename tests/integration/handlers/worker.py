@@ -53,7 +53,7 @@ class RunningWorker:
                 batch=1,
                 ack_wait_s=ACK_WAIT_S,
             )
-        await self.broker.start()
+        await brokers.start(self.broker)
         return self
 
     async def stop(self) -> None:
