@@ -44,8 +44,9 @@ install: $(STAMP) ## set up .venv
 demo: $(STAMP) ## a whole lab on this machine, simulated instruments included
 	$(BIN)/labledger demo --outside tests.doubles.demo
 
+# Two at a time, for most of what the tests do with servers and processes is waiting. A file stays in one process.
 test: $(STAMP) ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP) ## format, lint, types, layers, unit tests
 	$(BIN)/ruff format --check .
