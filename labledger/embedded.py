@@ -34,6 +34,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class _Account:
     capability: int | None = None
 
 
-class _Guarded:
+class _Guarded(ABC):
     """One server process with its guard. Starts, waits until it answers, stops, and can be started again."""
 
     name: str
@@ -235,8 +236,8 @@ class _Guarded:
         """SIGKILL to the server and all processes below it, as a crash would do. `start` brings it back."""
         self._ask_guard(b"kill\n", 15)
 
-    def start(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def start(self) -> None: ...
 
     def _wait_ready(self, ready: Callable[[], bool], timeout_s: float) -> None:
         if not _wait_until(lambda: not self.running or ready(), timeout_s):

@@ -16,6 +16,7 @@ writes it first.
 import math
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from threading import Lock
@@ -141,7 +142,7 @@ class SimulatedOptions(BaseModel):
     noise_by: Literal["inputs", "count"] = "inputs"
 
 
-class Simulated(Generic[Opt]):
+class Simulated(ABC, Generic[Opt]):
     """What every simulated driver does alike. A subclass fills `settings` (rw channels and their values, kept on the
     device), and says what its other channels read."""
 
@@ -157,16 +158,16 @@ class Simulated(Generic[Opt]):
         #: what the device keeps; shared by all driver objects of this device
         self.settings: dict[str, Value] = self.world.device(f"{self.model}.settings", address, self.initial)
 
-    def channels(self) -> Mapping[str, Channel]:
-        raise NotImplementedError
+    @abstractmethod
+    def channels(self) -> Mapping[str, Channel]: ...
 
+    @abstractmethod
     def initial(self) -> dict[str, Value]:
         """The settings after power-on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, name: str) -> Value:
         """The value now of a channel that is not a setting."""
-        raise NotImplementedError
 
     def apply(self, name: str, value: Value) -> Value:
         """Does what a write asks for; answers the accepted value."""

@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,7 +58,7 @@ class LoopThread:
         loop.call_soon_threadsafe(loop.stop)
 
 
-class RemoteBlobs:
+class RemoteBlobs(ABC):
     """The port `domain.ports.Blobs` over the three things that a store must do."""
 
     def __init__(self, spool: Path, where: str) -> None:
@@ -66,17 +67,17 @@ class RemoteBlobs:
         at_exit = weakref.WeakMethod(self.close)
         atexit.register(lambda: close() if (close := at_exit()) else None)
 
+    @abstractmethod
     async def _has(self, sha256: str, size: int) -> bool:
         """Whether the blob is there, with that size."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _store(self, path: Path, sha256: str, size: int) -> None:
         """Make it durable and then visible. Safe to repeat, and to be done by two at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _read(self, sha256: str, into: Callable[[bytes], Any]) -> None:
         """All of it, in order. Raises `NotFound`."""
-        raise NotImplementedError
 
     async def _close(self) -> None:
         return None

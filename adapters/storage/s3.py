@@ -146,15 +146,6 @@ class Target:
             requests=tally.requests,
         )
 
-    async def abandon(self, checkpoint: Mapping[str, Any]) -> None:
-        """Remove the parts of a delivery that is cancelled for good. Safe to repeat; raises `DeliveryFailed`."""
-        with_id = {"Key": str(checkpoint["key"]), "UploadId": str(checkpoint["upload_id"])}
-        try:
-            await self._store.ask("abort_multipart_upload", Tally(), **with_id)
-        except S3Error as error:
-            if error.code != "NoSuchUpload":
-                raise
-
     async def tidy(self, *, dry_run: bool = False) -> list[Leftover]:
         """The janitor: remove multipart uploads below our prefix that got no part for `stale_days`."""
         older_s = self._options.stale_days * DAY_S

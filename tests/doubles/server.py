@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ class Seen:
     fault: str = ""
 
 
-class Double:
+class Double(ABC):
     """An outside system. A subclass adds its routes to `app` in `routes`, and reads bodies with `body` or `pieces`.
 
     `switches` are attributes that may be set from outside the process too.
@@ -92,8 +93,8 @@ class Double:
 
     # -- what a subclass has ------------------------------------------------------------------------------------------
 
-    def routes(self, app: web.Application) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def routes(self, app: web.Application) -> None: ...
 
     def contents(self) -> Any:
         """What is stored, in JSON, for tests that look from another process."""

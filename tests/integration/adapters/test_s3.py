@@ -128,17 +128,6 @@ async def test_an_upload_that_the_store_forgot_begins_anew(make: Make, seaweedfs
     assert len(told.kept) == 1 and told.kept[0]["upload_id"] != "0" * 32
 
 
-async def test_a_cancelled_delivery_can_be_taken_back(make: Make, seaweedfs: SeaweedFS, tmp_path: Path) -> None:
-    it, told, eye = make(seaweedfs.options(), prefix="back/"), Told(), Eye(seaweedfs.options())
-    parcel = shipment(write(tmp_path / "b", 12 * MIB), told)
-    begun = eye.client.create_multipart_upload(Bucket="lab", Key="back/b")
-    checkpoint = {"bucket": "lab", "key": "back/b", "upload_id": begun["UploadId"]}
-    await it.abandon(checkpoint)
-    await it.abandon(checkpoint)
-    assert not eye.uploads("back/")
-    assert parcel.path is not None
-
-
 async def test_the_janitor_removes_old_uploads_of_ours_alone(make: Make, seaweedfs: SeaweedFS) -> None:
     eye = Eye(seaweedfs.options())
     for key in ("ours/old", "theirs/old"):
