@@ -13,6 +13,7 @@ from bus.errors import Fenced
 from bus.ids import uuid7
 from bus.store import Change
 from domain.errors import LeaseLost, WrongState
+from handlers import execution as executions
 from handlers import station as stations
 from handlers.scan_orders import job_of
 from tests.integration.bus.place import until
@@ -106,7 +107,7 @@ async def test_a_pause_that_is_taken_back_at_once_does_no_harm(lab: Lab) -> None
 async def test_a_pause_that_is_taken_back_after_it_was_noticed_is_noted_and_resumed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close = stations._Execution._close
+    close = executions.Execution._close
     resumed: list[str] = []
 
     async def too_late(self: Any, scan: Any, columns: Any, result: Any) -> None:
@@ -115,7 +116,7 @@ async def test_a_pause_that_is_taken_back_after_it_was_noticed_is_noted_and_resu
             self._control.stop = None  # as its listener does when it hears of it
         await close(self, scan, columns, result)
 
-    monkeypatch.setattr(stations._Execution, "_close", too_late)
+    monkeypatch.setattr(executions.Execution, "_close", too_late)
     await bench(lab)
     scan_id = await lab.request(line(40, settle_s=SLOW), frame={"points": 1})
     await lab.measured(scan_id, 3)
