@@ -13,7 +13,7 @@ Each fault holds for the next `times` requests that fit `method` and `path` (a r
     drop        reads the request, does nothing, and breaks the connection
     drop_after  does it, and breaks the connection instead of answering
     reset       breaks the connection after `after_bytes` of the body; what came until then is kept where the system does so
-    slow        waits `seconds`, then does it
+    slow        waits `seconds`, or until all is healed, then does it
     slow_after  does it, then waits `seconds` before it answers
     stall       takes nothing of the body after `after_bytes`, for `seconds`
 """
@@ -88,6 +88,7 @@ class Double(ABC):
         self.state = state
         self.faults: list[Fault] = []
         self.requests: list[Seen] = []
+        self._healed = asyncio.Event()
         self.url = ""
         self._runner: web.AppRunner | None = None
 
@@ -108,6 +109,8 @@ class Double(ABC):
 
     def heal(self) -> None:
         self.faults.clear()
+        self._healed.set()
+        self._healed = asyncio.Event()
 
     def count(self, method: str = "", path: str = "") -> int:
         """How many such requests came."""
@@ -175,7 +178,8 @@ class Double(ABC):
                 return None
             case "slow":
                 assert fault is not None
-                await asyncio.sleep(fault.seconds)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._healed.wait(), fault.seconds)
             case "slow_after":
                 assert fault is not None
                 answer = await handler(request)

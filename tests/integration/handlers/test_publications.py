@@ -157,12 +157,13 @@ async def test_the_pointer_is_asked_for_only_after_the_receipt(desk: Desk) -> No
 
 
 async def test_the_later_request_is_the_newer_whichever_is_done_first(desk: Desk) -> None:
-    desk.kubo.fail("slow", path="/add", seconds=1.5)
+    desk.kubo.fail("slow", path="/add", seconds=60)
     early = await desk.publish(b"early")
     await until(lambda: desk.kubo.count(path="/add"), what="the upload")
     late = await desk.publish(b"late")
     done = await desk.reaches(late, "completed")
     assert (await desk.state(early)).state == "requested"
+    desk.kubo.heal()
     superseded = await desk.reaches(early, "completed")
     assert superseded.superseded and not done.superseded
     assert (await desk.pointer())["ipfs_url"] == f"ipfs://{done.cid}"
