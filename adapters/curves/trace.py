@@ -293,7 +293,7 @@ def bearing(points: Floats) -> tuple[float, float, float, float]:
         return float(at[0]), float(at[1]), math.atan2(float(d[1]), float(d[0])), 0.0
     s = np.r_[0, np.cumsum(np.hypot(*np.diff(part, axis=0).T))]
     s -= float(s[min(middle, 22)])
-    fx, fy = np.polyfit(s, part[:, 0], 2), np.polyfit(s, part[:, 1], 2)
+    fx, fy = (np.asarray(np.polyfit(s, part[:, k], 2), np.float64) for k in (0, 1))
     vx, vy, ax, ay = float(fx[1]), float(fy[1]), 2 * float(fx[0]), 2 * float(fy[0])
     bend = (vx * ay - vy * ax) / max((vx * vx + vy * vy) ** 1.5, 1e-6)
     return float(fx[2]), float(fy[2]), math.atan2(vy, vx), float(np.clip(bend, -0.05, 0.05))
