@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
+from adapters.curves.beam import ready
 from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, coloured, second_axis, text_level
 from adapters.curves.check import chance, features
 from adapters.curves.frame import corners, find_frames, settled, strokes
@@ -20,7 +21,7 @@ from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, T
 from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, on_the_first, sides_of
 from adapters.curves.trace import trace
 from adapters.curves.words import engine as own_engine
-from adapters.curves.words import read_boxes, written
+from adapters.curves.words import read_boxes, remembering, written
 from domain.errors import Refused
 
 Method = Literal["standard", "legacy", "llm"]
@@ -228,6 +229,8 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     """Axes and curves of a picture of one plot; for PDFs see `document.read`. Raises NotReadable for what is no picture."""
     options = options or Options()
     text: TextEngine = engine or own_engine()
+    ready()
+    read = remembering(text.read)
     times: dict[str, float] = {}
     last = time.perf_counter()
 
@@ -244,10 +247,10 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         angle = float(np.degrees(np.arctan2(-(by - ay), bx - ax)))
     picture = prepare(rgb, angle)
     lap("load")
-    found = calibrate(picture, text.read) if options.calibration is None else None
+    found = calibrate(picture, read) if options.calibration is None else None
     if options.calibration is not None:
         calibration = given_calibration(picture, options.calibration)
-        labels = calibrate_frame(picture, calibration.frame, text_level(picture.ink, picture.noise), text.read)
+        labels = calibrate_frame(picture, calibration.frame, text_level(picture.ink, picture.noise), read)
         assert calibration.x and calibration.y
         calibration = Calibration(
             calibration.frame,
@@ -277,13 +280,13 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         calibration = advised(advice, calibration)
         lap("adviser")
     boxes = text.find(picture.rgb)
-    words = read_boxes(picture.rgb, boxes, text.read)
+    words = read_boxes(picture.rgb, boxes, read)
     lap("text")
     frame = calibration.frame
     x, y = calibration.x, calibration.y
     texts = [w.box for w in written(words, frame)]
     size = float(np.hypot(frame.box.width, frame.box.height))
-    legend = legend_of(picture.rgb, words, frame, text.read)
+    legend = legend_of(picture.rgb, words, frame, read)
     if options.method == "legacy":
         paths, layers = scan(picture.rgb, frame, x, y, texts, picture.noise), []
         lap("trace")
@@ -309,7 +312,7 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     ]
     if not paths:
         notes.append("no curve was found inside the plot")
-    second = second_axis(picture, calibration, text.read) if options.calibration is None else None
+    second = second_axis(picture, calibration, read) if options.calibration is None else None
     sides: list[Side] | None = on_the_first(paths)
     if second is not None and y is not None:
         y = coloured(picture, y)

@@ -19,6 +19,8 @@ from adapters.curves.shapes import Box, Frame, Grey, Rgb, Word
 
 READ_HEIGHT = 48
 BATCH = 12
+PADDING = 1.25
+"""How much wider than its narrowest the widest picture of a batch may be: the recogniser's work grows with the widest."""
 
 
 class EngineMissing(RuntimeError):
@@ -64,8 +66,8 @@ class Engine:
             )
             sized.append((width, i, np.asarray(small, np.float32).transpose(2, 0, 1) / 127.5 - 1))
         sized.sort(key=lambda item: item[0])
-        for start in range(0, len(sized), BATCH):
-            part = sized[start : start + BATCH]
+        for first, last in batches([width for width, _, _ in sized]):
+            part = sized[first:last]
             widest = max(48, -(-part[-1][0] // 16) * 16)
             batch = np.ones((len(part), 3, READ_HEIGHT, widest), np.float32)
             for row, (width, _, pixels) in enumerate(part):
@@ -110,6 +112,17 @@ class Engine:
         return boxes
 
 
+def batches(widths: Sequence[int]) -> list[tuple[int, int]]:
+    """Sorted widths cut into slices of pictures that are nearly as wide as each other."""
+    out: list[tuple[int, int]] = []
+    first = 0
+    for k in range(1, len(widths) + 1):
+        if k == len(widths) or k - first == BATCH or widths[k] > max(48, PADDING * widths[first]):
+            out.append((first, k))
+            first = k
+    return out
+
+
 _lock = threading.Lock()
 
 
@@ -132,6 +145,20 @@ def crop(rgb: Rgb, box: Box, margin: float) -> Rgb:
 
 
 Reader = Callable[[Sequence[Rgb]], list[tuple[str, float]]]
+
+
+def remembering(read: Reader) -> Reader:
+    """A reader that reads the same picture once: frames and gaps between letters are tried until the labels make sense, and most
+    of the labels are the same each time."""
+    known: dict[tuple[tuple[int, ...], bytes], tuple[str, float]] = {}
+
+    def again(crops: Sequence[Rgb]) -> list[tuple[str, float]]:
+        keys = [(c.shape, c.tobytes()) for c in crops]
+        new = {key: c for key, c in zip(keys, crops, strict=True) if key not in known}
+        known.update(zip(new, read(list(new.values())), strict=True))
+        return [known[key] for key in keys]
+
+    return again
 
 
 def blobs(ink: Grey, level: float) -> list[tuple[Box, int]]:
