@@ -5,7 +5,7 @@ import itertools
 import cv2
 import numpy as np
 
-from adapters.curves.kit import connected
+from adapters.curves.kit import connected, seen_along
 from adapters.curves.shapes import Box, Floats, Frame, Grey, Line, Mask
 
 
@@ -81,13 +81,45 @@ def clusters(values: list[tuple[float, float]], within: float, most: int) -> lis
     return [at for _, at in sorted(scored, reverse=True)[:most]]
 
 
-def side_cover(dark: Mask, at: float, start: float, end: float) -> float:
-    """How much of a row of `dark` is inked between two columns, two pixels to either side allowed."""
-    row, a, b = round(at), max(0, round(start)), round(end)
-    if b - a < 4 or not -2 <= row < dark.shape[0] + 2:
-        return 0.0
-    band = dark[max(0, row - 2) : row + 3, a : b + 1]
-    return float(band.any(axis=0).mean()) if band.size else 0.0
+def side_covers(dark: Mask, ats: Floats, starts: Floats, ends: Floats) -> Floats:
+    """How much of each row of `dark` is inked between each pair of columns, two pixels to either side allowed: rows x pairs."""
+    high, wide = dark.shape
+    first, last = np.maximum(np.rint(starts), 0).astype(np.int64), np.rint(ends).astype(np.int64)
+    until = np.minimum(last + 1, wide)
+    rows, which = np.unique(np.rint(ats).astype(np.int64), return_inverse=True)
+    out = np.zeros((len(rows), len(starts)))
+    for i, row in enumerate(rows):
+        if -2 <= row < high + 2:
+            inked = np.r_[0, np.cumsum(seen_along(dark[max(0, row - 2) : row + 3], 0))]
+            out[i] = (inked[until] - inked[np.minimum(first, wide)]) / np.maximum(until - first, 1)
+    out[:, last - first < 4] = 0.0
+    return out[which]
+
+
+def between(lines: list[Line], lows: Floats, highs: Floats, near: float) -> Mask:
+    """Which strokes lie between which pairs of places across them: pairs x strokes."""
+    at = np.array([q.at for q in lines])
+    return (at > lows[:, None] - near) & (at < highs[:, None] + near)
+
+
+def ending(lines: list[Line], starts: Floats, ends: Floats, near: float) -> tuple[Mask, Floats, Floats]:
+    """For pairs of places along strokes, pairs x strokes: which strokes run for a good part between the two, how far each runs on beyond
+    them (0-0.5), and how many of its ends lie at them (0-2)."""
+    start, end = np.array([q.start for q in lines]), np.array([q.end for q in lines])
+    a, b = starts[:, None], ends[:, None]
+    along = np.minimum(end, b) - np.maximum(start, a) > 0.3 * np.minimum(end - start, b - a)
+    beyond = np.maximum(a - start, 0) + np.maximum(end - b, 0)
+    fit = (np.abs(start - a) < near).astype(np.float64) + (np.abs(end - b) < near)
+    return along, np.clip(beyond / (b - a) - 0.03, 0, 0.5), fit
+
+
+def judged(lines: list[Line], inside: Mask, along: Mask, beyond: Floats, fit: Floats) -> tuple[Floats, Floats]:
+    """How far strokes inside a box run on beyond it (by their length), and how well they fit its two sides: across x along."""
+    length = np.array([q.end - q.start for q in lines])
+    across, ways = inside.astype(np.float64), along.astype(np.float64)
+    total = across @ (ways * length).T
+    count = np.maximum(across @ ways.T, 1)
+    return across @ (ways * beyond * length).T / np.maximum(total, 1e-9), across @ (ways * fit).T / count / 2
 
 
 def find_frames(ink: Grey, noise: float, most: int = 3) -> list[Frame]:
@@ -116,6 +148,12 @@ def corners(frame: Frame) -> tuple[float, float, float, float]:
     return frame.box.x0, frame.box.y0, frame.box.x1, frame.box.y1
 
 
+def pairs_of(lows: list[float], highs: list[float], least: float) -> tuple[Floats, Floats]:
+    """All pairs of a lower and a higher place that are at least so far apart."""
+    found = [(a, b) for a, b in itertools.product(sorted(set(lows)), sorted(set(highs))) if b - a >= least]
+    return np.array([a for a, _ in found]), np.array([b for _, b in found])
+
+
 def boxes(dark: Mask, rows: list[Line], columns: list[Line], most: int) -> list[Frame]:
     high, wide = dark.shape
     near = max(3.0, 0.006 * max(high, wide))
@@ -133,72 +171,25 @@ def boxes(dark: Mask, rows: list[Line], columns: list[Line], most: int) -> list[
     for line in sorted(rows, key=lambda r: -r.length * r.cover)[:4]:
         upper.append(line.at)
         lower.append(line.at)
-    starts, ends = np.array([r.start for r in rows]), np.array([r.end for r in rows])
-    ats = np.array([r.at for r in rows])
-    cstarts, cends = np.array([c.start for c in columns]), np.array([c.end for c in columns])
-    cats = np.array([c.at for c in columns])
-    lengths, clengths = ends - starts, cends - cstarts
+    # All boxes at once: each pair of sides (left, right) with each pair (top, bottom).
+    x0, x1 = pairs_of(left, right, 0.22 * wide)
+    y0, y1 = pairs_of(upper, lower, 0.22 * high)
     turned = np.ascontiguousarray(dark.T)
-    found: list[Frame] = []
-    covers: dict[tuple[str, float, float, float], float] = {}
-
-    def cover(kind: str, at: float, start: float, end: float) -> float:
-        key = (kind, round(at), round(start), round(end))
-        if key not in covers:
-            covers[key] = side_cover(dark if kind == "row" else turned, at, start, end)
-        return covers[key]
-
-    for x0, x1 in itertools.product(sorted(set(left)), sorted(set(right))):
-        if x1 - x0 < 0.22 * wide:
-            continue
-        for y0, y1 in itertools.product(sorted(set(upper)), sorted(set(lower))):
-            if y1 - y0 < 0.22 * high:
-                continue
-            bottom, at_left = cover("row", y1, x0, x1), cover("column", x0, y0, y1)
-            if bottom < 0.55 or at_left < 0.55:
-                continue
-            at_top, at_right = cover("row", y0, x0, x1), cover("column", x1, y0, y1)
-            inside = (
-                (ats > y0 - near)
-                & (ats < y1 + near)
-                & (np.minimum(ends, x1) - np.maximum(starts, x0) > 0.3 * np.minimum(lengths, x1 - x0))
-            )
-            cinside = (
-                (cats > x0 - near)
-                & (cats < x1 + near)
-                & (np.minimum(cends, y1) - np.maximum(cstarts, y0) > 0.3 * np.minimum(clengths, y1 - y0))
-            )
-            # Strokes that run on beyond the box say that the box is only a part of the plot.
-            out = 0.0
-            fit = 0.0
-            if inside.any():
-                beyond = np.maximum(x0 - starts[inside], 0) + np.maximum(ends[inside] - x1, 0)
-                out += float(
-                    (np.clip(beyond / (x1 - x0) - 0.03, 0, 0.5) * lengths[inside]).sum() / lengths[inside].sum()
-                )
-                fit += (
-                    float(
-                        ((np.abs(starts[inside] - x0) < near).astype(float) + (np.abs(ends[inside] - x1) < near)).mean()
-                    )
-                    / 2
-                )
-            if cinside.any():
-                beyond = np.maximum(y0 - cstarts[cinside], 0) + np.maximum(cends[cinside] - y1, 0)
-                out += float(
-                    (np.clip(beyond / (y1 - y0) - 0.03, 0, 0.5) * clengths[cinside]).sum() / clengths[cinside].sum()
-                )
-                fit += (
-                    float(
-                        (
-                            (np.abs(cstarts[cinside] - y0) < near).astype(float) + (np.abs(cends[cinside] - y1) < near)
-                        ).mean()
-                    )
-                    / 2
-                )
-            area = (x1 - x0) * (y1 - y0) / (wide * high)
-            score = 1.5 * (bottom + at_left) + 0.8 * (at_top + at_right) + fit - 6 * out + 1.2 * area
-            box = Box(x0, y0, x1, y1)
-            found.append(Frame(box, sides=(at_left, at_top, at_right, bottom), score=score))
+    bottom, at_top = side_covers(dark, y1, x0, x1).T, side_covers(dark, y0, x0, x1).T
+    at_left, at_right = side_covers(turned, x0, y0, y1), side_covers(turned, x1, y0, y1)
+    out, fit = judged(rows, between(rows, y0, y1, near), *ending(rows, x0, x1, near))
+    # Strokes that run on beyond the box say that the box is only a part of the plot.
+    more, other = judged(columns, between(columns, x0, x1, near), *ending(columns, y0, y1, near))
+    area = (x1 - x0)[:, None] * (y1 - y0)[None] / (wide * high)
+    scores = 1.5 * (bottom + at_left) + 0.8 * (at_top + at_right) + fit.T + other - 6 * (out.T + more) + 1.2 * area
+    found = [
+        Frame(
+            Box(float(x0[i]), float(y0[j]), float(x1[i]), float(y1[j])),
+            sides=(float(at_left[i, j]), float(at_top[i, j]), float(at_right[i, j]), float(bottom[i, j])),
+            score=float(scores[i, j]),
+        )
+        for i, j in np.argwhere((bottom >= 0.55) & (at_left >= 0.55))
+    ]
     found.sort(key=lambda f: -f.score)
     kept: list[Frame] = []
     for frame in found:

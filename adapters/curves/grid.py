@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from adapters.curves.kit import peaks
-from adapters.curves.shapes import Axis, Floats, Mask
+from adapters.curves.shapes import Axis, Floats, Mask, Rgb
 
 LONGEST = 52
 """Pixels of the longest stroke that is asked for: curves bend, so longer ones would lose them."""
@@ -163,29 +163,35 @@ def run_through(part: Mask, row: int) -> Floats:
     return np.asarray(np.maximum(up + down - 1, 0), np.float64)
 
 
-def bridged_along(mask: Mask, bare: Mask, angle_deg: float, length: int) -> Mask:
-    """What lies between ink of `bare` on a straight stroke of `length` pixels of `mask` at an angle (anticlockwise)."""
-    if abs(angle_deg) > 45:
-        turned = bridged_along(
-            np.ascontiguousarray(mask.T),
-            np.ascontiguousarray(bare.T),
-            math.copysign(90 - abs(angle_deg), angle_deg),
-            length,
-        )
-        return np.ascontiguousarray(turned.T)
-    h, w = mask.shape
+def bridged(mask: Mask, bare: Mask, strokes: Sequence[tuple[float, int]]) -> Mask:
+    """What lies between ink of `bare` on straight strokes of `mask`: angles in degrees (anticlockwise), each with its length in pixels."""
+    both = mask.astype(np.uint8) + 2 * bare.astype(np.uint8)
+    turned = np.ascontiguousarray(both.T)
+    flat, steep = np.zeros_like(both), np.zeros_like(turned)
+    for angle_deg, length in strokes:
+        if abs(angle_deg) > 45:
+            steep |= bridged_along(turned, math.copysign(90 - abs(angle_deg), angle_deg), length)
+        else:
+            flat |= bridged_along(both, angle_deg, length)
+    return np.asarray(flat | steep.T, np.bool_) & mask
+
+
+def bridged_along(both: Rgb, angle_deg: float, length: int) -> Rgb:
+    """The same for one flat stroke. `both` is 1 on the mask's ink, 3 on what is bare of it."""
+    h, w = both.shape
     slope = math.tan(math.radians(angle_deg))
     # Sheared, the stroke lies level, and plain row operations (fast at any length) do it.
     drop = max(0, math.ceil(slope * (w - 1))), max(0, math.ceil(-slope * (w - 1)))
     high = h + drop[0] + drop[1]
     shear = np.array([[1.0, 0.0, 0.0], [slope, 1.0, float(drop[1])]])
     back = np.array([[1.0, 0.0, 0.0], [-slope, 1.0, -float(drop[1])]])
-    both = cv2.warpAffine(mask.astype(np.uint8) + 2 * bare.astype(np.uint8), shear, (w, high), flags=cv2.INTER_NEAREST)
+    sheared = np.asarray(cv2.warpAffine(both, shear, (w, high), flags=cv2.INTER_NEAREST), np.uint8)
     row = np.ones((1, max(3, round(length * math.cos(math.radians(angle_deg))))), np.uint8)
-    stroke = cv2.morphologyEx((both > 0).astype(np.uint8), cv2.MORPH_OPEN, row)
+    stroke = np.asarray(cv2.morphologyEx(sheared & 1, cv2.MORPH_OPEN, row), np.uint8)
     # Only what lies between: at its ends a stroke would run on along the grid for a bit.
-    between = cv2.morphologyEx(stroke & (both >> 1), cv2.MORPH_CLOSE, row) & stroke
-    return np.asarray(cv2.warpAffine(between, back, (w, h), flags=cv2.INTER_NEAREST), np.bool_) & mask
+    own = np.asarray(stroke & (sheared >> 1), np.uint8)
+    between = np.asarray(cv2.morphologyEx(own, cv2.MORPH_CLOSE, row), np.uint8) & stroke
+    return np.asarray(cv2.warpAffine(between, back, (w, h), flags=cv2.INTER_NEAREST), np.uint8)
 
 
 def painted(shape: tuple[int, int], bands: Sequence[Band]) -> Mask:
@@ -210,22 +216,21 @@ def without_grid(mask: Mask, strength: Floats, rows: Sequence[Band], columns: Se
     out = bare.copy()
     high = max((b.thick for b in rows), default=0)
     wide = max((b.thick for b in columns), default=0)
+    slanted: list[tuple[float, int]] = []
     for angle in ANGLES:
         s, c = math.sin(math.radians(angle)), math.cos(math.radians(angle))
         # A slanted stroke through the crossing of two lines is as long as both crossings one after the other.
         # The more it leans along a line, the more of a neighbouring curve it could catch at its end.
         need = ((high + 3 + 2 * c) / s if rows else 0.0) + ((wide + 3 + 2 * s) / c if columns else 0.0)
-        if need > LONGEST:
-            continue
-        for sign in (1, -1):
-            out |= bridged_along(mask, bare, sign * angle, max(9, math.ceil(need))) & grid
+        if need <= LONGEST:
+            slanted += [(sign * angle, max(9, math.ceil(need))) for sign in (1, -1)]
+    out |= bridged(mask, bare, slanted) & grid
     # Flat strokes over upright lines, and steep ones over level lines: only the other family can cut in there.
-    for angle in (0.0, 4.0, 8.0, 13.0):
-        for sign in (1, -1) if angle else (1,):
-            if columns:
-                out |= bridged_along(mask & ~across, bare, sign * angle, wide + 6) & upright
-            if rows:
-                out |= bridged_along(mask & ~upright, bare, sign * (90.0 - angle), high + 6) & across
+    flat = (0.0, 4.0, -4.0, 8.0, -8.0, 13.0, -13.0)
+    if columns:
+        out |= bridged(mask & ~across, bare, [(angle, wide + 6) for angle in flat]) & upright
+    if rows:
+        out |= bridged(mask & ~upright, bare, [(math.copysign(90.0 - abs(a), a), high + 6) for a in flat]) & across
     out |= riding(mask, strength, rows, upright)
     out |= np.ascontiguousarray(
         riding(

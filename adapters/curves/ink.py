@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from adapters.curves.grid import comb, grid_bands, peaks_of, showing, without_grid
-from adapters.curves.kit import connected, seen_along
+from adapters.curves.kit import connected, seen_along, strongest, weakest
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Mask, Rgb
 
 
@@ -39,13 +39,13 @@ def contrast(rgb: Rgb, reach: int) -> Floats:
     """Paper minus pixel for each channel, H x W x 3."""
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (reach, reach))
     paper = cv2.blur(cv2.morphologyEx(rgb, cv2.MORPH_CLOSE, kernel), (reach, reach))
-    return np.asarray(np.clip(paper.astype(np.float32) - rgb.astype(np.float32), 0, 255), np.float64)
+    return np.asarray(cv2.subtract(paper, rgb), np.float64)
 
 
 def bleeding(v: Floats) -> float:
     """How far colour runs out of strokes onto the paper, 0 in a clean picture: JPEG keeps colour at half the resolution or less."""
-    strength = v.max(axis=2)
-    chroma = strength - v.min(axis=2)
+    strength = strongest(v)
+    chroma = strength - weakest(v)
     core = (strength > 60) & (chroma > 60)
     if core.sum() < 50:
         return 0.0
@@ -298,26 +298,26 @@ def layers_of(
     origin = (x0, y0)
     reach = max(15, 2 * (max(w, h) // 50) + 1)
     v = contrast(part, reach)
-    strength = v.max(axis=2)
+    strength = strongest(v)
     text = text_mask((h, w), texts, origin, 1)
     samples = text_mask((h, w), legend, origin, 1)
     inked = strength[strength > max(25, 4 * noise)]
     top = float(np.percentile(inked, 95)) if len(inked) > 50 else 255.0
     weak_level = max(14.0, 0.15 * top, 4 * noise)
     lab = np.asarray(cv2.cvtColor(part.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float64)
-    white = (
-        np.median(lab[strength < weak_level].reshape(-1, 3), axis=0)
-        if (strength < weak_level).any()
-        else np.array([100.0, 0, 0])
-    )
     bleed = bleeding(v)
     hued = v
+    white = np.array([100.0, 0.0, 0.0])
+    paper = strength < weak_level
+    # A plot that is all black asks for no colours.
+    if (bleed > 0.02 or (strength - weakest(v))[~paper].max(initial=0.0) > 34) and paper.any():
+        white = np.array([np.median(lab[..., k][paper]) for k in range(3)])
     if bleed > 0.02:
         sigma = min(5.0, 1.5 + 35 * bleed)
         lab = white + gathered(lab - white, strength, sigma)
         hued = gathered(v, strength, sigma)
-    depth = hued.max(axis=2)
-    chroma = depth - hued.min(axis=2)
+    depth = strongest(hued)
+    chroma = depth - weakest(hued)
     coloured = (chroma > max(34.0, 5 * noise)) & (chroma > 0.3 * depth)
     if bleed > 0.02:
         peak = np.asarray(cv2.dilate(strength.astype(np.float32), np.ones((9, 9), np.uint8)), np.float64)
@@ -331,18 +331,15 @@ def layers_of(
     masks: list[tuple[Mask, tuple[int, int, int], bool]] = []
     if colours:
         # A rim pixel mixes a colour with the paper: it lies on the line between them in Lab.
-        costs: list[Floats] = []
-        mix: list[Floats] = []
-        for centre in colours:
-            d = centre - white
-            t = np.clip(((lab - white) @ d) / float(d @ d), 0, 1.25)
-            costs.append(np.sqrt((((lab - white) - t[..., None] * d) ** 2 * np.array([0.5, 1, 1])).sum(axis=2)))
-            mix.append(t)
-        cost = np.stack(costs)
-        best = cost.argmin(axis=0)
-        least = cost.min(axis=0)
+        away = lab[coloured] - white
+        d = np.array(colours) - white
+        mix = np.clip(away @ d.T / (d * d).sum(axis=1), 0, 1.25)
+        rest = away[:, None] - mix[..., None] * d
+        cost = np.sqrt((rest**2 * np.array([0.5, 1, 1])).sum(axis=2))
+        best = cost.argmin(axis=1)
         for k, centre in enumerate(colours):
-            mask = coloured & (best == k) & (mix[k] > 0.42) & (least < 30)
+            mask = np.zeros((h, w), np.bool_)
+            mask[coloured] = (best == k) & (mix[:, k] > 0.42) & (cost[:, k] < 30)
             masks.append((mask, lab_to_rgb(centre), True))
     grey = ~coloured
     level = (

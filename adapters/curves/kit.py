@@ -22,6 +22,16 @@ def seen_along(mask: Mask, axis: int) -> Mask:
     return np.asarray(mask.any(axis=axis), np.bool_)
 
 
+def strongest(pixels: Any) -> Any:
+    """The largest of three channels. (NumPy's own maximum along so short an axis takes ten times as long.)"""
+    return np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+
+
+def weakest(pixels: Any) -> Any:
+    """The smallest of three channels."""
+    return np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+
+
 def nearest(points: Floats, others: Floats, limit: float) -> Floats:
     """Distance of each point to the nearest of the others; infinite beyond the limit."""
     spatial: Any = import_module("scipy.spatial")

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from adapters.curves.kit import strongest
 from adapters.curves.shapes import Floats, Grey, Rgb
 from domain.errors import Refused
 
@@ -94,8 +95,7 @@ def ink_of(rgb: Rgb, reach: int) -> Grey:
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (reach, reach))
     paper = cv2.morphologyEx(rgb, cv2.MORPH_CLOSE, kernel)
     paper = cv2.blur(paper, (reach, reach))
-    ink = np.clip(paper.astype(np.float32) - rgb.astype(np.float32), 0, 255)
-    return np.asarray(ink.max(axis=2), np.float32)
+    return np.asarray(strongest(cv2.subtract(paper, rgb)), np.float32)
 
 
 def noise_of(rgb: Rgb) -> float:
