@@ -43,6 +43,13 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
+class Pixel(_Part):
+    """A place in the image; (0, 0) is the centre of the upper left pixel."""
+
+    x_px: FiniteFloat
+    y_px: FiniteFloat
+
+
 class CalibrationPoint(_Part):
     """A value of the axis, and the pixel of the image at which it lies ((0, 0) is the centre of the upper left one)."""
 
@@ -70,11 +77,18 @@ class AxisCalibration(_Part):
         return self
 
 
+class SecondAxisCalibration(AxisCalibration):
+    """A y axis at the right. `through`: a pixel of each curve that is read on it; without any the colour of its labels tells."""
+
+    through: tuple[Pixel, ...] = Field(default=(), max_length=CARRIED_CURVES)
+
+
 class Calibration(_Part):
-    """Both axes. What an extraction found comes in the same form as what a person gives, so that it can be corrected."""
+    """The axes. What an extraction found comes in the same form as what a person gives, so that it can be corrected."""
 
     x: AxisCalibration
     y: AxisCalibration
+    y2: SecondAxisCalibration | None = None
 
 
 def part_of(page: int | None, chart: int | None) -> str:
@@ -117,13 +131,18 @@ class ExtractOnUpload(_Part):
 
 
 class FoundCurve(_Part):
-    """One curve in the units of the axes. At most `CARRIED_POINTS` of its `points` are here."""
+    """One curve in the units of the axes. At most `CARRIED_POINTS` of its `points` are here.
+
+    `axis`: the y axis on which it is read; `mark`: a pixel on it and on no other, by which it can be pointed at.
+    """
 
     name: str | None = Field(default=None, max_length=300)
     confidence: FiniteFloat = Field(ge=0, le=1)
     points: int
     x: tuple[FiniteFloat, ...]
     y: tuple[FiniteFloat, ...]
+    axis: Literal["y", "y2"] = "y"
+    mark: Pixel | None = None
 
     @model_validator(mode="after")
     def _as_many(self) -> "FoundCurve":
@@ -263,7 +282,7 @@ ExtractionCommand = PlaceExtraction | StartExtraction | CompleteExtraction | Fai
 
 @dataclass(frozen=True)
 class Extraction:
-    """`data` is the blob with the curves, once completed."""
+    """`data` is the blob with the curves, and `at` the chart of a PDF that was read, once completed."""
 
     requested: ExtractionRequested | None = None
     state: State = "none"
@@ -274,6 +293,7 @@ class Extraction:
     confidence: float | None = None
     accepted: bool = False
     curves: int = 0
+    at: ChartAt | None = None
 
 
 def estimated_s(method: Method, pixels: int, calibrated: bool) -> float:
@@ -358,6 +378,7 @@ def evolve(extraction: Extraction, event: ExtractionEvent) -> Extraction:
                 confidence=result.confidence,
                 accepted=result.accepted,
                 curves=len(result.curves),
+                at=result.at,
             )
         case ExtractionFailed():
             return replace(extraction, state="failed", worker="", reason=event.error)

@@ -135,15 +135,27 @@ Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
+class ExtractedCurve:
+    """One curve. `axis`: `y`, or `y2` where it is read on a second y axis; `mark`: a pixel of the source image on it alone."""
+
+    name: str | None
+    x: Sequence[float]
+    y: Sequence[float]
+    confidence: float
+    axis: str = "y"
+    mark: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Extracted:
-    """What an extractor found in one chart, in plain data. `curves`: name, x, y, confidence. Pixels are of the source image.
+    """What an extractor found in one chart, in plain data. Pixels are of the source image.
 
     `calibration` is as `domain.extraction.Calibration` has it; `overlay` is a PNG. `accepted`: sure enough by the extractor's own
     calibrated judgement to be used without being looked at. `at`: page and chart in a PDF; `others`: those beside it, if none was
     asked for.
     """
 
-    curves: Sequence[tuple[str | None, Sequence[float], Sequence[float], float]]
+    curves: Sequence[ExtractedCurve]
     csv: bytes
     overlay: bytes | None
     calibration: Mapping[str, Any] | None

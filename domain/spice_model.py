@@ -314,6 +314,7 @@ aggregate = Aggregate(kind="spice_model", initial=SpiceModel(), decide=decide, e
 _PREFIXES = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "": 1.0}
 _NUMBER = r"([-+−]?\d+(?:[.,]\d+)?)"
 _CAPACITANCES = ("c_iss", "c_oss", "c_rss")
+_FITTED = ("output", "transfer", "body_diode", "diode", "capacitance")
 
 
 def factor(unit: str) -> float:
@@ -337,7 +338,7 @@ def value_in(name: str | None, quantity: str) -> float | None:
 
 @dataclass(frozen=True)
 class ChartOf:
-    """An extracted chart: what it shows, at which values, the units of its axes, and its curves as (name, x, y)."""
+    """An extracted chart: what it shows, at which values, its axes, and its curves as (name, x, y). `source` is for words."""
 
     chart: str | None
     x_unit: str
@@ -346,14 +347,22 @@ class ChartOf:
     tj_c: float | None = None
     vds_v: float | None = None
     vgs_v: float | None = None
+    x_title: str = ""
+    source: str = ""
 
 
 def shown_by(chart: ChartOf) -> str:
-    """What a chart shows if nobody said so: told by its unit and the names of its curves. `other` when they do not tell."""
+    """What a chart shows if nobody said so: told by its axes and the names of its curves. `other` when they do not tell."""
     if chart.chart is not None:
         return chart.chart
-    if chart.y_unit.strip("()[] ").endswith("F"):
+    unit, along = chart.y_unit.strip("()[] "), re.sub(r"[\W_]", "", chart.x_title.lower())
+    if unit.endswith("F"):
         return "capacitance"
+    if unit.endswith("A") and any(word in along for word in ("vsd", "sourcetodrain", "sourcedrain")):
+        return "body_diode"
+    if any(word in along for word in ("vgs", "gatetosource", "gatesource")):
+        # Against the gate's voltage there are others too, such as the charge.
+        return "transfer" if unit.endswith("A") else "other"
     names = [name for name, _, _ in chart.curves]
     if names and all(value_in(name, "vgs") is not None for name in names):
         return "output"
@@ -374,23 +383,30 @@ def measured(name: str, device_type: str, charts: Sequence[ChartOf]) -> tuple[di
             notes.append(f"a chart at {chart.tj_c:g} °C is left out: the model is for {tj_c:g} °C")
             continue
         shows, fx, fy = shown_by(chart), factor(chart.x_unit), factor(chart.y_unit)
+        where = f" of {chart.source}" if chart.source else ""
+        if shows not in _FITTED:
+            why = "it shows something else" if chart.chart else "nothing tells what it shows (images describe --chart)"
+            notes.append(f"{chart.source or 'a chart'} is left out: {why}")
+            continue
         for label, xs, ys in chart.curves:
             x, y = [fx * value for value in xs], [fy * value for value in ys]
             tj = value_in_celsius(label)
             if tj is not None and tj != tj_c:
-                notes.append(f"the curve {label!r} is left out: the model is for {tj_c:g} °C")
+                notes.append(f"the curve {label!r}{where} is left out: the model is for {tj_c:g} °C")
                 continue
             match shows:
                 case "output":
                     vgs = value_in(label, "vgs")
                     vgs = chart.vgs_v if vgs is None else vgs
                     if vgs is None:
-                        notes.append(f"an output curve is left out: its name {label!r} gives no VGS")
+                        notes.append(f"an output curve{where} is left out: its name {label!r} gives no VGS")
                     else:
                         out.setdefault("output", []).append({"vgs": vgs, "vds": x, "id": y})
                 case "transfer":
                     if chart.vds_v is None and value_in(label, "vds") is None:
-                        notes.append(f"a transfer curve is left out: its VDS is not known (name {label!r})")
+                        notes.append(
+                            f"a transfer curve{where} is left out: its VDS is not known, name {label!r} (images describe --vds)"
+                        )
                     else:
                         vds = value_in(label, "vds")
                         row = {"vds": chart.vds_v if vds is None else vds, "vgs": x, "id": y}
@@ -402,11 +418,11 @@ def measured(name: str, device_type: str, charts: Sequence[ChartOf]) -> tuple[di
                 case "capacitance":
                     key = _capacitance(label)
                     if key is None:
-                        notes.append(f"a capacitance is left out: {label!r} is none of Ciss, Coss, Crss")
+                        notes.append(f"a capacitance{where} is left out: {label!r} is none of Ciss, Coss, Crss")
                     else:
                         out.setdefault("capacitance", {})[key] = {"v": x, "c": y}
                 case _:
-                    notes.append(f"the curve {label!r} is left out: its chart is none that a model is fitted to")
+                    pass  # left out above
     return out, notes
 
 

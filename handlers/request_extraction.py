@@ -85,6 +85,9 @@ async def _corrected(tx: Transaction, request: RequestExtraction) -> RequestExtr
             f"extraction {request.corrects} is of image {earlier.requested.graph_image_id}; correct it with that image"
         )
     before = {name: getattr(earlier.requested.parameters, name) for name in Parameters.model_fields}
+    if earlier.at is not None:
+        # Which chart of a PDF it was is known only since it was read, where none was asked for.
+        before |= {"page": earlier.at.page, "chart": earlier.at.chart}
     given = {name: getattr(request.parameters, name) for name in request.parameters.model_fields_set}
     update: dict[str, Any] = {"parameters": Parameters.model_validate(before | given)}
     if "method" not in request.model_fields_set:

@@ -133,6 +133,7 @@ class Fits(Pooled):
                     "tj_c": image.tj_c,
                     "vds_v": image.vds_v,
                     "vgs_v": image.vgs_v,
+                    "file_name": image.file_name,
                 }
             )
         return {

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from domain.errors import Refused
-from domain.ports import Extracted, FittedModel, NotPossible, PictureRefused, Report
+from domain.ports import Extracted, ExtractedCurve, FittedModel, NotPossible, PictureRefused, Report
 
 if TYPE_CHECKING:
-    from adapters.curves.extract import Extraction
+    from adapters.curves.extract import Extraction, Given
 
 
 class CurvesExtractor:
@@ -34,7 +34,8 @@ class CurvesExtractor:
         from adapters.curves.picture import NotReadable
 
         page, chart = parameters.get("page"), parameters.get("chart")
-        options = self._extract.Options(cast("Any", method), self._given(parameters), self._adviser, page, chart)
+        given = given_of(parameters)
+        options = self._extract.Options(cast("Any", method), given, self._adviser, page, chart)
         report(5.0, "reading axes and curves")
         try:
             done = document.read(data, options)
@@ -46,29 +47,35 @@ class CurvesExtractor:
             raise NotPossible(str(error)) from None
         report(90.0, "drawing")
         others = [(one.part.page, one.part.chart) for one in done[1:] if one.part is not None]
-        return replace(extracted(done[0]), others=others)
+        corrected: dict[str, dict[str, Any] | None] = parameters.get("calibration") or {}
+        units: dict[str, str] = {name: axis["unit"] for name, axis in corrected.items() if axis}
+        return replace(extracted(done[0], units), others=others)
 
-    def _given(self, parameters: Mapping[str, Any]) -> Any:
-        calibration = parameters.get("calibration")
-        if not calibration:
-            if parameters.get("colours") or parameters.get("curves"):
-                raise NotPossible("colours and the number of curves are used together with a calibration; give one")
-            return None
-        axes = {
-            name: {
-                "scale": calibration[name]["scale"],
-                "calibration": [
-                    {"value": one["value"], "px": [one["x_px"], one["y_px"]]}
-                    for one in _ends(calibration[name]["points"])
-                ],
-            }
-            for name in ("x", "y")
+
+def given_of(parameters: Mapping[str, Any]) -> "Given | None":
+    """A calibration as `domain.extraction.Parameters` has it, for the extractor. Raises `NotPossible`."""
+    from adapters.curves.extract import Given
+
+    calibration = parameters.get("calibration")
+    if not calibration:
+        if parameters.get("colours") or parameters.get("curves"):
+            raise NotPossible("colours and the number of curves are used together with a calibration; give one")
+        return None
+    axes = {
+        name: {
+            "scale": axis["scale"],
+            "calibration": [{"value": one["value"], "px": [one["x_px"], one["y_px"]]} for one in _ends(axis["points"])],
+            "title": axis.get("title") or "",
+            "through": [[one["x_px"], one["y_px"]] for one in axis.get("through", ())],
         }
-        colours = [[int(one[k : k + 2], 16) for k in (1, 3, 5)] for one in parameters.get("colours", ())]
-        try:
-            return self._extract.Given.from_json(axes | {"colours": colours, "count": parameters.get("curves")})
-        except Refused as error:
-            raise NotPossible(str(error)) from None
+        for name, axis in calibration.items()
+        if axis
+    }
+    colours = [[int(one[k : k + 2], 16) for k in (1, 3, 5)] for one in parameters.get("colours", ())]
+    try:
+        return Given.from_json(axes | {"colours": colours, "count": parameters.get("curves")})
+    except Refused as error:
+        raise NotPossible(str(error)) from None
 
 
 def _ends(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -77,22 +84,25 @@ def _ends(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [ordered[0], ordered[-1]]
 
 
-def extracted(done: "Extraction") -> Extracted:
-    """An extraction of `adapters.curves` in plain data."""
+def extracted(done: "Extraction", given_units: Mapping[str, str] | None = None) -> Extracted:
+    """An extraction of `adapters.curves` in plain data; units are those given, else read in the axes' titles."""
     import cv2
 
     from adapters.curves.overlay import overlay
     from adapters.curves.table import axis_title, csv_text
 
     prediction = done.prediction()
-    titles = {name: axis_title(done, name) for name in ("x", "y")}
-    units = {name: unit_in(title) for name, title in titles.items()}
-    for name in ("x", "y"):
-        if prediction["axes"][name] is not None:
-            prediction["axes"][name] |= {"unit": units[name], "title": titles[name]}
+    axes: dict[str, Any] = {name: axis for name, axis in prediction["axes"].items() if axis is not None}
+    titles = {name: axis_title(done, name) for name in axes}
+    units = {name: (given_units or {}).get(name) or unit_in(title) for name, title in titles.items()}
+    for name, axis in axes.items():
+        axis |= {"unit": units[name], "title": titles[name]}
     good, png = cv2.imencode(".png", overlay(done)[:, :, ::-1])
     return Extracted(
-        curves=[(one.name, one.x.tolist(), one.y.tolist(), one.confidence) for one in done.curves],
+        curves=[
+            ExtractedCurve(one.name, one.x.tolist(), one.y.tolist(), one.confidence, one.axis, one.mark)
+            for one in done.curves
+        ],
         csv=csv_text(done).encode(),
         overlay=png.tobytes() if good else None,
         calibration=_calibration(done.calibration(), units, titles),
@@ -110,21 +120,21 @@ def _calibration(
     found: Mapping[str, Any] | None, units: Mapping[str, str], titles: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """As `domain.extraction.Calibration` has it; None when an axis was not found."""
-    if found is None or not found.get("x") or not found.get("y"):
+    if found is None:
         return None
 
-    def points(axis: Mapping[str, Any]) -> list[dict[str, float]]:
-        given = axis["calibration"]
-        return [{"value": one["value"], "x_px": one["px"][0], "y_px": one["px"][1]} for one in given]
+    def pixel(px: Sequence[float]) -> dict[str, float]:
+        return {"x_px": px[0], "y_px": px[1]}
 
     return {
         name: {
-            "scale": found[name]["scale"],
-            "points": points(found[name]),
+            "scale": axis["scale"],
+            "points": [{"value": one["value"]} | pixel(one["px"]) for one in axis["calibration"]],
             "unit": units[name][:50],
             "title": titles[name][:300],
         }
-        for name in ("x", "y")
+        | ({"through": [pixel(px) for px in axis["through"]]} if name == "y2" else {})
+        for name, axis in found.items()
     }
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from domain.errors import Refused
+from labledger.calibration_file import parameters_in
+from labledger.curves import given_of
 
 
 def adviser_of(environment: dict[str, str]) -> Any:
@@ -57,10 +59,12 @@ def extract_files(
     chart: int | None = None,
 ) -> int:
     """Extract all images into `out`, one line a chart on stdout; how many images failed."""
-    from adapters.curves.extract import Given, Method, Options
+    from adapters.curves.extract import Method, Options
 
-    given = Given.from_json(json.loads(calibration.read_text())) if calibration else None
-    options = Options(cast("Method", method), given, adviser_of(dict(os.environ)), page, chart)
+    told = parameters_in(calibration.read_text()) if calibration else {}
+    # A result says where its chart was; who asks for another one means that.
+    page, chart = page or told.get("page"), chart or told.get("chart")
+    options = Options(cast("Method", method), given_of(told), adviser_of(dict(os.environ)), page, chart)
     out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for image in images:

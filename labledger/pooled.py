@@ -77,13 +77,15 @@ def extract(spec: Mapping[str, Any], report: Report, extractor: Extractor, blobs
     report(95.0, "storing what was found")
     curves = [
         {
-            "name": name,
-            "confidence": round(float(confidence), 4),
-            "points": len(x),
-            "x": [_short(value) for value in _thinned(x)],
-            "y": [_short(value) for value in _thinned(y)],
+            "name": one.name,
+            "confidence": round(float(one.confidence), 4),
+            "points": len(one.x),
+            "x": [_short(value) for value in _thinned(one.x)],
+            "y": [_short(value) for value in _thinned(one.y)],
+            "axis": one.axis,
+            "mark": None if one.mark is None else {"x_px": one.mark[0], "y_px": one.mark[1]},
         }
-        for name, x, y, confidence in done.curves
+        for one in done.curves
     ]
     notes = [str(note)[:500] for note in done.notes]
     if len(curves) > CARRIED_CURVES:
@@ -140,7 +142,7 @@ def fit(spec: Mapping[str, Any], report: Report, fitter: SpiceFitter, blobs: Blo
     charts: list[ChartOf] = []
     for chart in spec["charts"]:
         found: dict[str, Any] = json.loads(_bytes(blobs, str(chart["data"])))
-        charts.append(chart_of(chart, found))
+        charts += charts_of(chart, found)
     data, notes = measured(str(spec["name"]), str(spec["device_type"]), charts)
     report(1.0, "reading the curves")
     images = {f"image {n}": str(chart["graph_image_id"]) for n, chart in enumerate(spec["charts"], start=1)}
@@ -161,23 +163,34 @@ def fit(spec: Mapping[str, Any], report: Report, fitter: SpiceFitter, blobs: Blo
     return FitResult.model_validate(result).model_dump(mode="json")
 
 
-def chart_of(chart: Mapping[str, Any], found: Mapping[str, Any]) -> ChartOf:
-    """An extracted chart from its `data` blob and what is known of its image."""
+def charts_of(chart: Mapping[str, Any], found: Mapping[str, Any]) -> list[ChartOf]:
+    """An extracted chart from its `data` blob and what is known of its image; a second y axis makes it two."""
     axes: Mapping[str, Any] = found.get("axes") or {}
 
-    def unit(name: str) -> str:
+    def said(name: str, what: str) -> str:
         axis: Mapping[str, Any] = axes.get(name) or {}
-        return str(axis.get("unit") or "")
+        return str(axis.get(what) or "")
 
-    return ChartOf(
-        chart=chart.get("chart"),
-        x_unit=unit("x"),
-        y_unit=unit("y"),
-        curves=tuple((one.get("name"), one["x"], one["y"]) for one in found.get("curves", ())),
-        tj_c=chart.get("tj_c"),
-        vds_v=chart.get("vds_v"),
-        vgs_v=chart.get("vgs_v"),
-    )
+    def on(side: str, shows: str | None) -> ChartOf:
+        curves = [one for one in found.get("curves", ()) if one.get("axis", "y") == side]
+        return ChartOf(
+            chart=shows,
+            x_unit=said("x", "unit"),
+            y_unit=said(side, "unit"),
+            x_title=said("x", "title"),
+            source=str(chart.get("file_name") or ""),
+            curves=tuple((one.get("name"), one["x"], one["y"]) for one in curves),
+            tj_c=chart.get("tj_c"),
+            vds_v=chart.get("vds_v"),
+            vgs_v=chart.get("vgs_v"),
+        )
+
+    first = on("y", chart.get("chart"))
+    if axes.get("y2") is None:
+        return [first]
+    # What was said of the chart holds for its second axis too if that has the same quantity.
+    same = said("y2", "unit")[-1:] == said("y", "unit")[-1:]
+    return [first, on("y2", chart.get("chart") if same else "other")]
 
 
 async def artifacts(

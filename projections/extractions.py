@@ -80,7 +80,7 @@ results = Table(
         Column("x", "double precision[]", "At most 500 of them, in units of the x axis."),
         Column("y", "double precision[]", "The same points, in units of the y axis."),
         Column("x_unit", "text", "Unit of the x axis."),
-        Column("y_unit", "text", "Unit of the y axis."),
+        Column("y_unit", "text", "Unit of its y axis: of the second one, if it is read there."),
     ),
 )
 
@@ -234,7 +234,7 @@ def _completed(event: ExtractionCompleted, row: dict[str, Any], rows: Rows) -> N
                 "x": list(curve.x),
                 "y": list(curve.y),
                 "x_unit": axes.x.unit if axes else "",
-                "y_unit": axes.y.unit if axes else "",
+                "y_unit": y_axis.unit if (y_axis := getattr(axes, curve.axis, None)) else "",
             },
         )
 

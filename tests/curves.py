@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from domain.ports import Extracted, FittedModel, NotPossible, PictureRefused, Report
+from domain.ports import Extracted, ExtractedCurve, FittedModel, NotPossible, PictureRefused, Report
 
 WIDTH, HEIGHT = 80, 60
 
@@ -58,7 +58,7 @@ class FastExtractor:
         return Extracted(
             at=at,
             others=others,
-            curves=[("Vgs = 4 V", x, y, 0.97)],
+            curves=[ExtractedCurve("Vgs = 4 V", x, y, 0.97)],
             csv=f"x,y\n{rows}\n".encode(),
             overlay=data,
             calibration=given or _calibration(width, height),

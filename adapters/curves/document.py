@@ -41,9 +41,14 @@ def read(data: bytes, options: Options | None = None, engine: TextEngine | None 
     if not is_pdf(data):
         if (options.page or 1) != 1 or (options.chart or 1) != 1:
             raise NotReadable("a picture has one page with one chart; there is no page or chart of other number")
-        return [extract(data, options, engine)]
+        return _titled([extract(data, options, engine)], options.calibration)
     with opened(data) as document:
-        return _read(document, options, engine)
+        return _titled(_read(document, options, engine), options.calibration)
+
+
+def _titled(found: list[Extraction], given: Given | None) -> list[Extraction]:
+    """With the axes' titles that the caller gave."""
+    return found if given is None else [replace(one, titles=given.titles) for one in found]
 
 
 def _read(document: Document, options: Options, engine: TextEngine | None) -> list[Extraction]:
@@ -59,7 +64,9 @@ def _read(document: Document, options: Options, engine: TextEngine | None) -> li
     if options.chart is not None:
         asked = [one for one in out if one.part is not None and one.part.chart == options.chart]
         if not asked:
-            raise NotReadable(f"the PDF has {len(out)} charts on that page; there is no chart {options.chart}")
+            charts = "1 chart" if len(out) == 1 else f"{len(out)} charts"
+            where = "" if options.page is None else " on that page"
+            raise NotReadable(f"the PDF has {charts}{where}; there is no chart {options.chart}")
         return asked[:1]
     if out:
         return out
@@ -243,9 +250,10 @@ def on_page(done: Extraction, region: Box) -> Extraction:
 def shifted(given: Given, dx: float, dy: float) -> Given:
     def one(a: GivenAxis) -> GivenAxis:
         (ax, ay), (bx, by) = a.pixels
-        return replace(a, pixels=((ax + dx, ay + dy), (bx + dx, by + dy)))
+        through = tuple((x + dx, y + dy) for x, y in a.through)
+        return replace(a, pixels=((ax + dx, ay + dy), (bx + dx, by + dy)), through=through)
 
-    return replace(given, x=one(given.x), y=one(given.y))
+    return replace(given, x=one(given.x), y=one(given.y), y2=one(given.y2) if given.y2 else None)
 
 
 def _with_strokes(done: Extraction, sheet: Sheet, rgb: Rgb) -> Extraction:
@@ -286,7 +294,8 @@ def _calibrated(document: Document, options: Options, engine: TextEngine | None)
         abs(given.x.pixels[0][1] - given.x.pixels[1][1]) < 2 and abs(given.y.pixels[0][0] - given.y.pixels[1][0]) < 2
     )
     if options.method == "standard" and level:
-        sides = Sides(Axis(given.x.scale, xa, xb, *given.x.values), Axis(given.y.scale, ya, yb, *given.y.values), None)
+        first = Axis(given.x.scale, xa, xb, *given.x.values), Axis(given.y.scale, ya, yb, *given.y.values)
+        sides = Sides(*first, None if given.y2 is None else _second(given.y2))
         chart = curves_with(sheet, Frame(box), sides)
         done = of_strokes(chart, rgb, time.perf_counter() - begun, given)
         if done.curves:
@@ -294,6 +303,11 @@ def _calibrated(document: Document, options: Options, engine: TextEngine | None)
     done = in_region(rgb, around(box, rgb), box, options, engine)
     assert done is not None
     return replace(done, part=part)
+
+
+def _second(given: GivenAxis) -> Axis:
+    """The caller's second y axis, in pixels of the page."""
+    return Axis(given.scale, given.pixels[0][1], given.pixels[1][1], *given.values, through=given.through)
 
 
 def part_names(found: Sequence[Extraction], stem: str) -> list[str]:

@@ -20,8 +20,8 @@ from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, on_the_first, sides_of
 from adapters.curves.trace import trace
+from adapters.curves.words import Reader, read_boxes, remembering, written
 from adapters.curves.words import engine as own_engine
-from adapters.curves.words import read_boxes, remembering, written
 from domain.errors import Refused
 
 Method = Literal["standard", "legacy", "llm"]
@@ -47,6 +47,10 @@ class GivenAxis:
     scale: Scale
     values: tuple[float, float]
     pixels: tuple[tuple[float, float], tuple[float, float]]
+    title: str = ""
+    """Quantity and unit, where the caller knows better than the picture's letters."""
+    through: tuple[tuple[float, float], ...] = ()
+    """Of a second y axis: a pixel of each curve that is read on it. Empty: the colour of its labels tells."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Given:
 
     x: GivenAxis
     y: GivenAxis
+    y2: GivenAxis | None = None
+    """A second y axis, where there is one."""
     count: int | None = None
     """Keep only so many curves, the clearest."""
     colours: tuple[tuple[int, int, int], ...] = ()
@@ -67,12 +73,14 @@ class Given:
             given = Given.from_truth(data.get("axes", data))
             colours = tuple((int(r), int(g), int(b)) for r, g, b in data.get("colours", ()))
             count = data.get("count")
-            given = Given(given.x, given.y, None if count is None else int(count), colours)
+            given = replace(given, count=None if count is None else int(count), colours=colours)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise Refused(
                 f"the calibration cannot be used ({type(error).__name__}: {error}); give x and y, each with scale and two calibration points of value and px"
             ) from None
-        for letter, a, along in (("x", given.x, 0), ("y", given.y, 1)):
+        for letter, a, along in (("x", given.x, 0), ("y", given.y, 1), ("y2", given.y2, 1)):
+            if a is None:
+                continue
             if a.scale not in ("linear", "log"):
                 raise Refused(f"the {letter} axis has scale {a.scale!r}; it must be linear or log")
             if a.values[0] == a.values[1] or abs(a.pixels[0][along] - a.pixels[1][along]) < 2:
@@ -89,9 +97,17 @@ class Given:
                 a["scale"],
                 (float(first["value"]), float(second["value"])),
                 ((float(first["px"][0]), float(first["px"][1])), (float(second["px"][0]), float(second["px"][1]))),
+                str(a.get("title") or ""),
+                tuple((float(x), float(y)) for x, y in a.get("through", ())),
             )
 
-        return Given(one(axes["x"]), one(axes["y"]))
+        return Given(one(axes["x"]), one(axes["y"]), one(axes["y2"]) if axes.get("y2") else None)
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What the caller calls the axes."""
+        axes = {"x": self.x, "y": self.y, "y2": self.y2}
+        return {letter: axis.title for letter, axis in axes.items() if axis is not None and axis.title}
 
 
 @dataclass(frozen=True)
@@ -117,6 +133,8 @@ class Curve:
     confidence: float
     colour: tuple[int, int, int]
     axis: Side = "y"
+    mark: tuple[float, float] = (0.0, 0.0)
+    """A pixel of the source picture on it and as far from the others as may be, by which it can be pointed at."""
 
 
 @dataclass(frozen=True)
@@ -149,21 +167,26 @@ class Extraction:
     """A y axis at the right, where there is one."""
     exact: bool = False
     """True when the curves are the strokes of a PDF and not measured in pixels."""
+    titles: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the caller calls the axes, by x, y, y2."""
 
     def calibration(self) -> dict[str, Any] | None:
         """The axes as two points each in source pixels, to be corrected by hand and given back."""
         if self.x is None or self.y is None:
             return None
-        corners = (
-            self.picture.to_source(np.array([(self.x.p0, self.y.p0), (self.x.p1, self.y.p0), (self.x.p0, self.y.p1)]))
-            .round(2)
-            .tolist()
-        )
+        places = [(self.x.p0, self.y.p0), (self.x.p1, self.y.p0), (self.x.p0, self.y.p1)]
+        if self.second is not None:
+            places += [(self.x.p1, self.second.p0), (self.x.p1, self.second.p1)]
+        corners: list[list[float]] = self.picture.to_source(np.array(places)).round(2).tolist()
 
         def points(a: Axis, first: list[float], second: list[float]) -> dict[str, Any]:
             return {"scale": a.scale, "calibration": [{"value": a.v0, "px": first}, {"value": a.v1, "px": second}]}
 
-        return {"x": points(self.x, corners[0], corners[1]), "y": points(self.y, corners[0], corners[2])}
+        axes = {"x": points(self.x, corners[0], corners[1]), "y": points(self.y, corners[0], corners[2])}
+        if self.second is not None:
+            through = [list(curve.mark) for curve in self.curves if curve.axis == "y2"]
+            axes["y2"] = points(self.second, corners[3], corners[4]) | {"through": through}
+        return axes
 
     def prediction(self) -> dict[str, Any]:
         def axis(a: Axis | None) -> dict[str, Any] | None:
@@ -181,7 +204,7 @@ class Extraction:
                     "confidence": round(c.confidence, 4),
                     "colour": list(c.colour),
                 }
-                | ({} if self.second is None else {"axis": c.axis})
+                | ({} if self.second is None else {"axis": c.axis, "mark": list(c.mark)})
                 for c in self.curves
             ],
             "seconds": round(sum(self.timings_s.values()), 4),
@@ -190,7 +213,8 @@ class Extraction:
             "axis_confidence": {
                 "x": round(self.x.confidence, 4) if self.x else 0.0,
                 "y": round(self.y.confidence, 4) if self.y else 0.0,
-            },
+            }
+            | ({} if self.second is None else {"y2": round(self.second.confidence, 4)}),
             "calibration": self.calibration(),
             "exact": self.exact,
             "timings_s": {k: round(v, 4) for k, v in self.timings_s.items()},
@@ -216,6 +240,18 @@ def given_calibration(picture: Picture, given: Given) -> Calibration:
         return Axis(g.scale, p0, p1, g.values[0], g.values[1])
 
     return Calibration(frame, one(given.x, xa[0], xb[0]), one(given.y, ya[1], yb[1]))
+
+
+def given_second(picture: Picture, given: Given, calibration: Calibration, read: Reader) -> Axis | None:
+    """The caller's second y axis in the working picture, with the colour of its labels where they are found."""
+    if given.y2 is None:
+        return None
+    pixels = picture.to_work(np.array([*given.y2.pixels, *given.y2.through]))
+    (_, p0), (_, p1) = pixels[:2]
+    found = second_axis(picture, calibration, read)
+    through = tuple((float(x), float(y)) for x, y in pixels[2:])
+    axis = Axis(given.y2.scale, float(p0), float(p1), *given.y2.values, through=through)
+    return axis if found is None else replace(axis, colour=found.colour)
 
 
 def with_ticks(axis: Axis, found: Axis | None) -> Axis:
@@ -312,7 +348,10 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     ]
     if not paths:
         notes.append("no curve was found inside the plot")
-    second = second_axis(picture, calibration, read) if options.calibration is None else None
+    if options.calibration is None:
+        second = second_axis(picture, calibration, read)
+    else:
+        second = given_second(picture, options.calibration, calibration, read)
     sides: list[Side] | None = on_the_first(paths)
     if second is not None and y is not None:
         y = coloured(picture, y)
@@ -351,11 +390,35 @@ def curves_on(
     """Paths as values of their axes; each curve's share of the confidence."""
     sure = confidence ** (1 / max(1, len(paths)))
     out: list[Curve] = []
-    for p, side in zip(paths, sides or on_the_first(paths), strict=True):
+    marks: list[list[float]] = picture.to_source(marks_of(paths)).round(1).tolist() if paths else []
+    for p, side, (mark_x, mark_y) in zip(paths, sides or on_the_first(paths), marks, strict=True):
         own = second if side == "y2" and second is not None else y
         values = x.values(p.points[:, 0]), own.values(p.points[:, 1])
-        out.append(Curve(p.name, *values, picture.to_source(p.points), sure, p.colour, side))
+        out.append(Curve(p.name, *values, picture.to_source(p.points), sure, p.colour, side, (mark_x, mark_y)))
     return out
+
+
+def marks_of(paths: Sequence[Path]) -> Floats:
+    """Of each path the point that lies furthest from the others; of one that is alone, its middle."""
+    # A point in a few hundred is enough: they are compared each with each. The strokes of a PDF may have very few.
+    few = [evenly(p.points, 120) for p in paths]
+    marks: list[Floats] = []
+    for k, own in enumerate(few):
+        others = [q for j, q in enumerate(few) if j != k]
+        if others:
+            rest = np.concatenate(others)
+            gaps = np.hypot(own[:, None, 0] - rest[None, :, 0], own[:, None, 1] - rest[None, :, 1]).min(axis=1)
+            marks.append(own[int(np.argmax(gaps))])
+        else:
+            marks.append(own[len(own) // 2])
+    return np.array(marks)
+
+
+def evenly(points: Floats, count: int) -> Floats:
+    """Points along a path at equal distances."""
+    along = np.r_[0.0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
+    at = np.linspace(0.0, float(along[-1]), count)
+    return np.column_stack([np.interp(at, along, points[:, k]) for k in (0, 1)])
 
 
 def names_by_advice(paths: Sequence[Path], advice: object, picture: Picture) -> list[Path]:

@@ -118,6 +118,8 @@ class Axis:
     unit: str = ""
     colour: tuple[int, int, int] | None = None
     """That of its labels, unless they are black or grey: curves of this colour are its own."""
+    through: tuple[tuple[float, float], ...] = ()
+    """Of a second y axis: a pixel of each curve that is read on it, where the caller said which those are."""
 
     def values(self, pixels: Floats) -> Floats:
         u = (np.asarray(pixels, np.float64) - self.p0) / (self.p1 - self.p0)

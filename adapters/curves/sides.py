@@ -1,4 +1,4 @@
-"""Two y axes: which curve is read on which. Told by the colour of the labels; where that says nothing, nobody knows."""
+"""Two y axes: which curve is read on which. Told by the caller, else by the colour of the labels; else nobody knows."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,14 +6,15 @@ from typing import Literal
 
 import numpy as np
 
-from adapters.curves.shapes import Axis, Box, Path, Rgb
+from adapters.curves.shapes import Axis, Box, Floats, Path, Rgb
 
 Side = Literal["y", "y2"]
 Colour = tuple[int, int, int]
 NEAR = 70
 """Labels and curves of one colour are drawn with the same pen, but for the paper that shines through thin letters."""
 UNKNOWN = (
-    "there is a second y axis at the right, and nothing tells which curves belong to it; all are read on the first"
+    "there is a second y axis at the right, and nothing tells which curves belong to it; all are read on the first: "
+    "say which in a corrected calibration"
 )
 UNKNOWN_CHANCE = 0.4
 """With two axes and no evidence, a result is no better than this."""
@@ -55,10 +56,27 @@ def on_the_first(paths: Sequence[Path]) -> list[Side]:
     return ["y" for _ in paths]
 
 
+def _distance(points: Floats, at: Floats) -> float:
+    """Of a pixel from a chain of strokes, which may be long ones."""
+    begin, step = points[:-1], np.diff(points, axis=0)
+    length = np.maximum((step**2).sum(axis=1), 1e-12)
+    share = np.clip(((at - begin) * step).sum(axis=1) / length, 0.0, 1.0)
+    return float(np.hypot(*(begin + share[:, None] * step - at).T).min()) if len(step) else float("inf")
+
+
+def nearest(paths: Sequence[Path], at: tuple[float, float]) -> int:
+    """The number of the curve that passes a pixel most closely; -1 without any curve."""
+    gaps = [_distance(path.points, np.array(at)) for path in paths]
+    return int(np.argmin(gaps)) if gaps else -1
+
+
 def sides_of(paths: Sequence[Path], first: Axis, second: Axis | None) -> list[Side] | None:
     """The axis of each curve; None where there are two axes and no evidence."""
     if second is None:
         return on_the_first(paths)
+    if second.through:
+        on_second = {nearest(paths, at) for at in second.through}
+        return ["y2" if k in on_second else "y" for k in range(len(paths))]
     if not chromatic(first.colour) and not chromatic(second.colour):
         return None
     out: list[Side] = []

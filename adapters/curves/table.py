@@ -11,7 +11,9 @@ def heading(letter: str, label: str) -> str:
 
 
 def axis_title(extraction: Extraction, letter: str) -> str:
-    """The title that stands beside an axis, such as `VDS (V)`: quantity and unit. Empty where none was read."""
+    """The title of an axis, such as `VDS (V)`: as the caller gave it, else as it stands beside it. Empty where none was read."""
+    if given := extraction.titles.get(letter):
+        return given
     if extraction.frame is None:
         return ""
     b = extraction.frame.box

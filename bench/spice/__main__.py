@@ -1,21 +1,25 @@
 """Fit every device of a set of measured curves, judge each netlist in ngspice, and print the table beside the targets.
 
-    python -m bench.spice DEVICES.json [--tj 25] [--checker CHECK.py] [--only NAME] [--json OUT.json]
+    python -m bench.spice DEVICES.json [--tj 25] [--checker CHECK.py] [--only NAME] [--json OUT.json] [--between FORM...]
 
 DEVICES.json is a list of {"device", "type", "output": [{"tj", "vgs", "vds", "id"}], "body_diode": [{"tj", "vgs", "v", "i"}], "capacitance"}
 such as the transistor database has it; the set itself is not ours and stays outside the project. Or of objects in the form that
 `labledger spice fit` takes. `--checker` is a program that simulates a library by itself (LIB MEASURED --json OUT): its figure is
-then printed beside ours, and the two must agree.
+then printed beside ours, and the two must agree. `--between` asks instead how well these forms tell the curves that were not
+measured: each output curve but the lowest and the highest is left out, and predicted in ngspice by what is fitted to the others.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from adapters.spice.ngspice import simulate
+from domain.spice import measured_from
 from labledger.spice import fit, write
 
 #: (floor, aim) of the pooled nrmse in ngspice
@@ -55,6 +59,32 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
+def between(data: dict[str, Any], form: str) -> dict[float, float]:
+    """VGS of each inner output curve -> rms error of its prediction without it, as a share of the largest current of all."""
+    rows = sorted(data["output"], key=lambda row: row["vgs"])
+    top = max(max(row["id"]) for row in rows)
+    found: dict[float, float] = {}
+    for left_out in rows[1:-1]:
+        others = [row for row in rows if row is not left_out]
+        result = fit(data | {"output": others, "capacitance": {}}, forms=[form], draw=False)
+        alone = measured_from({"name": data["name"], "type": data["type"], "tj": data["tj"], "output": [left_out]})
+        (error,) = simulate(result.library, alone).errors.curves
+        found[left_out["vgs"]] = error.nrmse * max(left_out["id"]) / top
+    return found
+
+
+def print_between(devices: list[dict[str, Any]], forms: list[str]) -> None:
+    print("| device | form | error at the VGS left out / % of the largest current | median | worst |")
+    print("| --- | --- | --- | --- | --- |")
+    for data in devices:
+        for form in forms:
+            found = between(data, form)
+            told = ", ".join(f"{vgs:g} V: {percent(error)}" for vgs, error in found.items())
+            middle = statistics.median(found.values()) if found else None
+            worst = max(found.values(), default=None)
+            print(f"| {data['name']} | {form} | {told} | {percent(middle)} | {percent(worst)} |", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.spice")
     parser.add_argument("devices", type=Path)
@@ -62,15 +92,18 @@ def main() -> int:
     parser.add_argument("--checker", type=Path)
     parser.add_argument("--only", default="")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--between", nargs="+", default=[], metavar="FORM")
     given = parser.parse_args()
+    everything = [measured_of(device, given.tj) for device in json.loads(given.devices.read_text())]
+    devices = [data for data in everything if given.only in data["name"]]
+    if given.between:
+        print_between(devices, given.between)
+        return 0
     reports: list[dict[str, Any]] = []
     missed = 0
     print("| device | form | nrmse / % | mare / % | checker | Ciss, Coss, Crss / decades | grade | target | s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for device in json.loads(given.devices.read_text()):
-        data = measured_of(device, given.tj)
-        if given.only not in data["name"]:
-            continue
+    for data in devices:
         result = fit(data, draw=False)
         report = result.report
         judged = None

@@ -423,13 +423,19 @@ def parse_time(text: str) -> datetime:
 
 
 async def resolve(lab: "Lab", kind: str, given: str) -> str:
-    """An id from what a person types: all of it, its beginning or end, or `last`."""
+    """An id from what a person types: all of it, its beginning or end, or `last`; of an image also the name of its file."""
     from labledger.client.curves import ids_like
 
     if len(given) == (64 if kind in ("graph_image", "artifact") else 36):
         return given
     words = {"graph_image": "image"}.get(kind, kind)
-    found = ids_like(await lab.ids(kind), given)
+    if kind == "extraction" and given == "last":
+        # Ids of the other charts of a PDF are not in the order of time.
+        found = [str(one["extraction_id"]) for one in await lab.extractions.list(1)]
+    else:
+        found = ids_like(await lab.ids(kind), given)
+    if kind == "graph_image" and not found:
+        found = [one["graph_image_id"] for one in await lab.images.list() if one["file_name"] == given]
     if len(found) == 1:
         return found[0]
     if not found:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from labledger.client import Lab
 
 Part = Annotated[str, typer.Argument(metavar="PRODUCT", help="Its part number.")]
-Image = Annotated[str, typer.Argument(metavar="IMAGE", help="The image's id (SHA-256), or its first or last letters.")]
+Image = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE", help="The image's id (SHA-256), its first or last letters, or the name of its file."
+    ),
+]
 ExtractionId = Annotated[
     str, typer.Argument(metavar="EXTRACTION", help="Its id, its first or last letters, or `last`.")
 ]
@@ -24,6 +29,18 @@ Priority = Annotated[str, typer.Option("--priority", help="low, normal, high or 
 Queue = Annotated[str | None, typer.Option("--queue", help="Its queue. [default: extractions]")]
 Batch = Annotated[str | None, typer.Option("--batch", help="Id of the batch (a UUID).")]
 Reason = Annotated[str, typer.Option("--reason", help="For the history.")]
+CalibrationFile = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        help="The axes (JSON), as `extractions show --calibration` or `extract` gave them; `-` is standard input.",
+    ),
+]
+CurveCount = Annotated[
+    int | None, typer.Option("--curves", min=1, help="How many curves there are: the clearest are kept.")
+]
+Colours = Annotated[list[str] | None, typer.Option("--colour", help="Colour of a curve, #rrggbb; once for each.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when it is over; exit code 1 unless it succeeded.")]
 
 
@@ -246,47 +263,59 @@ def _extractions(app: typer.Typer) -> None:
         session: Session,
         image_id: Image,
         method: Annotated[str | None, typer.Option("--method", help="standard, legacy or llm.")] = None,
-        calibration: Annotated[
-            str | None, typer.Option("--calibration", metavar="FILE", help="Both axes (JSON); `-` is standard input.")
+        calibration: CalibrationFile = None,
+        curves: CurveCount = None,
+        colours: Colours = None,
+        page: Annotated[int | None, typer.Option("--page", min=1, help="Of a PDF. [default: all]")] = None,
+        chart: Annotated[
+            int | None, typer.Option("--chart", min=1, help="On that page, in reading order. [default: all]")
         ] = None,
-        corrects: Annotated[
-            str | None, typer.Option("--corrects", help="The earlier extraction whose calibration is put right.")
-        ] = None,
-        curves: Annotated[int | None, typer.Option("--curves", min=1, help="How many curves there are.")] = None,
-        colours: Annotated[
-            list[str] | None, typer.Option("--colour", help="Colour of a curve, #rrggbb; once for each.")
-        ] = None,
-        page: Annotated[int | None, typer.Option("--page", min=1, help="Of a PDF.")] = None,
         priority: Priority = "normal",
         queue: Queue = None,
         batch: Batch = None,
         wait: Wait = False,
     ) -> None:
-        """Read the curves of an image. `extractions show --calibration` prints what was found, to be corrected."""
-        parameters: dict[str, Any] = {"curves": curves, "colours": colours or None, "page": page}
-        parameters = {name: value for name, value in parameters.items() if value is not None}
-        if calibration is not None:
-            parameters["calibration"] = json.loads(read_text(calibration))
+        """Read the curves of an image. Of a PDF each chart gets an extraction of its own."""
+        parameters = _parameters(calibration, curves=curves, colours=colours, page=page, chart=chart)
+        fields = {"method": method, "priority": priority, "queue_id": queue, "batch_id": batch}
 
         async def request(lab: "Lab") -> None:
             image = await resolve(lab, "graph_image", image_id)
-            before = None if corrects is None else await resolve(lab, "extraction", corrects)
-            id_ = await lab.extractions.request(
-                image,
-                corrects=before,
-                method=method,
-                parameters=parameters or None,
-                priority=priority,
-                queue_id=queue,
-                batch_id=batch,
-            )
-            if not wait:
-                session.emit({"extraction_id": str(id_)})
-                session.print(str(id_))
-                return
-            await _see_the_end(session, lab, str(id_))
+            id_ = await lab.extractions.request(image, parameters=parameters or None, **fields)
+            await _requested(session, lab, str(id_), wait=wait)
 
         session.run(request)
+
+    @command(group, "correct", example="labledger extractions correct last --calibration axes.json --wait")
+    def _correct(
+        session: Session,
+        extraction_id: ExtractionId,
+        calibration: CalibrationFile = None,
+        curves: CurveCount = None,
+        colours: Colours = None,
+        on_second: Annotated[
+            list[int] | None,
+            typer.Option("--on-y2", min=1, help="Number of a curve that belongs to the second y axis; once for each."),
+        ] = None,
+        method: Annotated[str | None, typer.Option("--method", help="standard or legacy.")] = None,
+        priority: Priority = "normal",
+        queue: Queue = None,
+        wait: Wait = False,
+    ) -> None:
+        """Read an image again with what you put right. The earlier extraction stays; the new one refers to it.
+
+        `extractions show --calibration` prints the axes that were found, to be edited. What is not given is as it was found, or
+        asked for, the first time.
+        """
+        given = _parameters(calibration, curves=curves, colours=colours)
+        fields = {"method": method, "priority": priority, "queue_id": queue}
+
+        async def correct(lab: "Lab") -> None:
+            earlier = await lab.extractions.get(await resolve(lab, "extraction", extraction_id))
+            id_ = await lab.extractions.correct(earlier, given, on_second or (), **fields)
+            await _requested(session, lab, str(id_), wait=wait)
+
+        session.run(correct)
 
     @command(group, "list", example="labledger extractions list --state failed")
     def _list(
@@ -326,7 +355,8 @@ def _extractions(app: typer.Typer) -> None:
         if calibration:
             if not result.get("calibration"):
                 raise Stop(f"the extraction is {found['state']} and has no calibration", Code.REFUSED)
-            print(json.dumps(result["calibration"], indent=None if session.json else 2, ensure_ascii=False))
+            axes = {name: axis for name, axis in result["calibration"].items() if axis is not None}
+            print(json.dumps(axes, indent=None if session.json else 2, ensure_ascii=False))
             return
         if out is not None:
             _write(session, result, out, found)
@@ -398,55 +428,106 @@ def _without_points(result: Mapping[str, Any]) -> None:
             curve.pop(name, None)
 
 
+def _parameters(calibration: str | None, **more: Any) -> dict[str, Any]:
+    """What an extraction is given: a file's calibration, and what the options say beside it."""
+    from labledger.calibration_file import parameters_in
+
+    told = {name: value for name, value in more.items() if value}
+    return (parameters_in(read_text(calibration)) if calibration else {}) | told
+
+
+async def _requested(session: Session, lab: "Lab", extraction_id: str, *, wait: bool) -> None:
+    if wait:
+        await _see_the_end(session, lab, extraction_id)
+        return
+    session.emit({"extraction_id": extraction_id})
+    session.print(extraction_id)
+
+
 async def _see_the_end(session: Session, lab: "Lab", extraction_id: str) -> None:
     found = await lab.extractions.wait(extraction_id)
     result: dict[str, Any] = found.get("result") or {}
-    _without_points(result)
     if found["state"] != "completed":
-        raise Stop(f"extraction {extraction_id} is {found['state']}: {found['error']}", Code.REFUSED, extraction=found)
-    session.emit(found)
-    if not session.json:
+        raise Stop(f"extraction {extraction_id} {found['state']}: {found['error']}", Code.REFUSED, extraction=found)
+    if session.json:
+        _without_points(result)
+        session.emit(found)
+    else:
         _print_one(session, found, result, points=False)
 
 
 def _print_one(session: Session, found: Mapping[str, Any], result: Mapping[str, Any], *, points: bool) -> None:
+    from domain.extraction import part_of
+
     told = {key: value for key, value in found.items() if key not in ("result", "parameters")}
+    if result:
+        told.pop("note", None)  # what it was doing last
+        told |= {"chart": part_of(**result["at"])} if result.get("at") else {}
     session.record(told, title=f"extraction {found['extraction_id']} is {found['state']}")
     if not result:
         return
+    found_axes: dict[str, dict[str, Any] | None] = result["calibration"] or {}
+    axes = {name: axis for name, axis in found_axes.items() if axis is not None}
+    session.table(
+        [_axis_row(name, axis, result["axes_confidence"].get(name)) for name, axis in axes.items()],
+        {"name": "axis", "title": "title", "unit": "unit", "scale": "scale", "from": "from", "to": "to"}
+        | {"confidence": "confidence"},
+        empty="no axes",
+    )
     sure = "accepted" if result["accepted"] else "to be looked at"
-    session.print(f"  confidence {result['confidence']:.2f} ({sure}), {len(result['curves'])} curves")
+    session.print(f"confidence {result['confidence']:.2f} ({sure}), {len(result['curves'])} curves")
     rows: list[dict[str, Any]] = []
     for number, curve in enumerate(result["curves"], start=1):
-        xs = curve.get("x") or [0.0]
-        span = f"{min(xs):.4g} .. {max(xs):.4g}"
-        rows.append(curve | {"number": number, "from": span})
-    session.table(
-        rows,
-        {"number": "", "name": "curve", "confidence": "confidence", "points": "points", "from": "x"},
-        empty="no curves",
-    )
+        rows.append(curve | {"number": number, "from": _span(curve["x"]), "to": _span(curve["y"])})
+    columns = {"number": "", "name": "curve", "confidence": "confidence", "points": "points", "from": "x", "to": "y"}
+    session.table(rows, columns | ({"axis": "on"} if "y2" in axes else {}), empty="no curves")
     if points:
         for curve in result["curves"]:
             session.print(f"[bold]{curve['name'] or 'unnamed'}[/bold]")
             for x, y in zip(curve["x"], curve["y"], strict=True):
                 session.print(f"  {x:.7g}\t{y:.7g}")
     for note in result["notes"]:
-        session.print(f"  note: {note}")
+        session.print(f"note: {note}")
+    if not result["accepted"]:
+        session.print("[dim]to put it right: labledger extractions correct --help[/dim]")
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{min(values):.4g} .. {max(values):.4g}" if values else ""
+
+
+def _axis_row(name: str, axis: Mapping[str, Any], confidence: float | None) -> dict[str, Any]:
+    values = [point["value"] for point in axis["points"]]
+    low, high = min(values), max(values)
+    if axis["scale"] == "linear":
+        # What a measured axis is off from zero is no news.
+        low, high = (float(f"{value:.3g}") if abs(value) > 1e-5 * (high - low) else 0.0 for value in (low, high))
+    return dict(axis) | {"name": name, "from": low, "to": high, "confidence": confidence}
+
+
+def _put(session: Session, path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    session.print(f"[dim]written:[/dim] {path}")
 
 
 def _write(session: Session, result: Mapping[str, Any], out: Path, found: Mapping[str, Any]) -> None:
     """The blobs of a result as files."""
+    from domain.extraction import part_of
     from labledger.blobs import blobs_of
 
     if not result:
         raise Stop(f"the extraction is {found['state']}: there is nothing to write yet", Code.REFUSED)
     blobs = blobs_of(session.settings, Role.PUBLISHER)
     out.mkdir(parents=True, exist_ok=True)
-    stem = Path(str(found.get("title") or "")).stem or str(found["extraction_id"])
+    part = found["parameters"]
+    place = result.get("at") or part
+    at = f"-p{place['page'] or 1}-{place['chart'] or 1}" if place["page"] or place["chart"] else ""
+    # The title of a chart of a PDF is that of the file with the chart behind it.
+    file_name = str(found.get("title") or "").removesuffix(part_of(part["page"], part["chart"])).strip()
+    stem = (Path(file_name).stem or str(found["extraction_id"])) + at
     for name, ending in (("csv", ".csv"), ("data", ".json"), ("overlay", ".overlay.png")):
         if result.get(name):
-            (out / f"{stem}{ending}").write_bytes(blobs.get(result[name]))
+            _put(session, out / f"{stem}{ending}", blobs.get(result[name]))
 
 
 _MODEL_COLUMNS = {"version": "version", "state": "state", "form": "form", "grade": "grade", "error_share": "nrmse"} | {
@@ -573,7 +654,14 @@ def _say_model(session: Session, version: Mapping[str, Any], out: Path | None) -
         raise Stop(f"version {version['version']} is {version['state']}: {version['error']}", Code.REFUSED)
     if out is not None:
         _write_model(session, version, out)
-    session.record(dict(version) if session.json else row, title=f"version {version['version']} is {row['grade']}")
+    if session.json:
+        session.emit(dict(version))
+        return
+    findings, mare = row.pop("findings") or (), row.pop("mare")
+    row |= {"nrmse": row.pop("error_share"), "mare": "" if mare is None else f"{100 * mare:.1f} %"}
+    session.record(row, title=f"version {version['version']} is {row['grade']}")
+    for finding in findings:
+        session.print(f"note: {finding}")
 
 
 def _write_model(session: Session, version: Mapping[str, Any], out: Path) -> None:
@@ -589,7 +677,7 @@ def _write_model(session: Session, version: Mapping[str, Any], out: Path) -> Non
         ("plot", ".spice.png"),
     ):
         if version["result"].get(name):
-            (out / f"{stem}{ending}").write_bytes(blobs.get(version["result"][name]))
+            _put(session, out / f"{stem}{ending}", blobs.get(version["result"][name]))
 
 
 def _extract(app: typer.Typer) -> None:

@@ -110,6 +110,24 @@ class Extractions(Kind):
         )
         return id_
 
+    async def correct(
+        self, earlier: Mapping[str, Any], parameters: Mapping[str, Any], on_second: Sequence[int] = (), **more: Any
+    ) -> UUID:
+        """Read an image anew with what is put right in an `earlier` extraction, as `get` answers it; answers the new one's id.
+
+        `on_second`: numbers, from 1, of its curves that belong to the second y axis. Without a calibration in `parameters` the one
+        that was found is taken. Raises `NotFound` where there was none.
+        """
+        result: Mapping[str, Any] = earlier.get("result") or {}
+        id_ = earlier["extraction_id"]
+        calibration = parameters.get("calibration") or result.get("calibration")
+        if calibration is None:
+            raise NotFound(f"extraction {id_} is {earlier['state']} and has found no axes; give a calibration")
+        if on_second:
+            calibration = _on_second(calibration, result.get("curves", ()), on_second)
+        told = dict(parameters) | {"calibration": calibration}
+        return await self.request(earlier["graph_image_id"], corrects=id_, parameters=told, **more)
+
     async def cancel(self, extraction_id: str | UUID, reason: str = "") -> Outcome:
         """Also one that runs: its process is ended."""
         return await self._lab.jobs.cancel(extraction_id, reason)
@@ -255,6 +273,18 @@ class SpiceModels(Kind):
                     ):
                         break
         return next(one for one in await self.get(product) if one["fit_id"] == str(fit_id))
+
+
+def _on_second(
+    calibration: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], numbers: Sequence[int]
+) -> dict[str, Any]:
+    """A calibration whose second y axis has these curves, and no others."""
+    if calibration.get("y2") is None:
+        raise NotFound("there is no second y axis; give a calibration that has `y2`")
+    if wrong := [number for number in numbers if not 1 <= number <= len(curves)]:
+        raise NotFound(f"there is no curve {wrong[0]}: they are numbered from 1 to {len(curves)}")
+    through = [curves[number - 1]["mark"] for number in numbers]
+    return dict(calibration) | {"y2": calibration["y2"] | {"through": through}}
 
 
 def given(fields: Mapping[str, Any]) -> dict[str, Any]:

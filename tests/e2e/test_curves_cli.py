@@ -166,6 +166,91 @@ def test_the_worker_of_the_lab_answers_each_image(lab: RunningLab, plot: Path) -
     assert row["succeeded" if REAL else "failed"] >= 1
 
 
+needs_extractor = pytest.mark.skipif(
+    not REAL, reason="the libraries of the extractor (labledger[curves]) are not installed"
+)
+
+
+@needs_extractor
+def test_what_was_found_is_corrected_and_sent_back(lab: RunningLab, tmp_path: Path) -> None:
+    """Two black curves, two y axes: nothing tells which curve is on which, until somebody says so."""
+    from tests.plots import BLACK, draw
+
+    path = tmp_path / f"two-axes-{time.time_ns()}.png"
+    rising, falling = (lambda x: 10 + 8 * x, BLACK), (lambda x: 9 - 0.5 * x, BLACK)
+    path.write_bytes(draw([rising], y2=(0, 12, 2), on_y2=[falling], grid=False))
+    image = added(lab, str(path), "--no-extract")["graph_image_id"]
+    # By the name of its file.
+    first = lab.json("extractions", "request", path.name, "--wait")
+    assert not first["result"]["accepted"] and len(first["result"]["curves"]) == 2
+    calibration = json.loads(lab.cli("extractions", "show", "last", "--calibration").out)
+    assert calibration["y2"]["through"] == []
+    told = lab.cli("extractions", "show", first["extraction_id"]).out
+    assert "y2" in told and "say which in a corrected calibration" in told and "extractions correct" in told
+
+    (number,) = [
+        k
+        for k, curve in enumerate(lab.json("extractions", "show", "last", "--points")["result"]["curves"], start=1)
+        if (curve["y"][-1] - curve["y"][0]) * (curve["x"][-1] - curve["x"][0]) < 0
+    ]
+    second = lab.json("extractions", "correct", "last", "--on-y2", str(number), "--wait")
+    assert second["corrects"] == first["extraction_id"] and second["graph_image_id"] == image
+    assert second["result"]["confidence"] > first["result"]["confidence"]
+    points = lab.json("extractions", "show", second["extraction_id"], "--points")["result"]["curves"]
+    assert sorted(curve["axis"] for curve in points) == ["y", "y2"]
+    for curve in points:
+        slope, start, span = (8.0, 10.0, 100.0) if curve["axis"] == "y" else (-0.5, 9.0, 12.0)
+        errors = [abs(y - start - slope * x) / span for x, y in zip(curve["x"], curve["y"], strict=True)]
+        assert max(errors) < 0.02
+
+    # A value that was read wrong is put right in the file, and what else was found stays.
+    calibration = json.loads(lab.cli("extractions", "show", second["extraction_id"], "--calibration").out)
+    calibration["y2"]["points"][1]["value"] *= 10
+    calibration["y2"] |= {"title": "loss (mW)", "unit": "mW"}
+    corrected = tmp_path / "axes.json"
+    corrected.write_text(json.dumps(calibration))
+    third = lab.json("extractions", "correct", second["extraction_id"], "--calibration", str(corrected), "--wait")
+    assert third["corrects"] == second["extraction_id"]
+    assert third["result"]["calibration"]["y2"]["unit"] == "mW"
+    again = lab.json("extractions", "show", third["extraction_id"], "--points")["result"]["curves"]
+    for before, after in zip(points, again, strict=True):
+        times = 10 if after["axis"] == "y2" else 1
+        assert after["y"][0] == pytest.approx(times * before["y"][0], rel=1e-3)
+    # The earlier ones are as they were.
+    assert lab.json("extractions", "show", first["extraction_id"])["result"] == first["result"]
+
+    wrong = lab.cli("extractions", "correct", "last", "--on-y2", "7")
+    assert wrong.code == 1 and "numbered from 1 to 2" in wrong.err
+    corrected.write_text("x: linear")
+    wrong = lab.cli("extractions", "correct", "last", "--calibration", str(corrected))
+    assert wrong.code == 2 and "no JSON" in wrong.err
+
+
+@needs_extractor
+def test_a_chart_of_a_document_is_asked_for_by_page_and_number(lab: RunningLab, tmp_path: Path) -> None:
+    from tests.plots import draw_pdf
+
+    path = tmp_path / f"sheet-{time.time_ns()}.pdf"
+    path.write_bytes(draw_pdf(lambda x: 5 * x))
+    image = added(lab, str(path), "--no-extract")["graph_image_id"]
+    found = lab.json("extractions", "request", image, "--page", "1", "--chart", "1", "--wait")
+    assert found["title"] == f"{path.name} page 1 chart 1"
+    assert found["result"]["at"] == {"page": 1, "chart": 1}
+    out = tmp_path / "out"
+    lab.json("extractions", "show", found["extraction_id"], "--out", str(out))
+    assert {one.name for one in out.iterdir()} == {
+        f"{path.stem}-p1-1{ending}" for ending in (".csv", ".json", ".overlay.png")
+    }
+    # What was written can be sent back as it is, and says which chart it is of.
+    again = lab.json(
+        "extractions", "correct", found["extraction_id"], "--calibration", str(out / f"{path.stem}-p1-1.json"), "--wait"
+    )
+    assert again["parameters"]["page"] == 1 and again["result"]["calibration"]["x"] is not None
+    none = lab.cli("extractions", "request", image, "--page", "1", "--chart", "7", "--wait")
+    assert none.code == 1 and "there is no chart 7" in none.err
+    assert "no page 3" in lab.cli("extractions", "request", image, "--page", "3").err
+
+
 def test_the_method_llm_without_a_key_says_what_to_set(lab: RunningLab, plot: Path) -> None:
     image = added(lab, str(plot), "--no-extract")
     answer = lab.cli("extractions", "request", image["graph_image_id"], "--method", "llm", "--wait")

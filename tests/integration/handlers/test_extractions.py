@@ -379,6 +379,23 @@ async def test_a_corrected_calibration_makes_a_new_extraction(curves: Curves) ->
     assert wrong.outcome == "refused"
 
 
+async def test_a_correction_is_of_the_chart_that_was_read(curves: Curves) -> None:
+    """Nobody said which chart of the file: the first was read, and only its result says where that is."""
+    await curves.worker()
+    data = picture(5, "charts 3")
+    first = await curves.uploaded(data)
+    read = await curves.reaches(first, "completed")
+    assert read.requested is not None and read.requested.parameters.chart is None
+    second = uuid7()
+    order = {"extraction_id": second, "graph_image_id": look_at(data).sha256, "corrects": first}
+    done = await curves.lab.order("extraction.request", **order, parameters={"curves": 1})
+    assert done.outcome == "accepted", done.reason
+    extraction = await curves.reaches(second, "completed")
+    assert extraction.requested is not None
+    given = extraction.requested.parameters
+    assert (given.page, given.chart, given.curves) == (1, 1, 1)
+
+
 async def product(curves: Curves, **more: Any) -> str:
     fields = {"product_id": "GS66506T", "part_number": "GS66506T", "manufacturer": "GaN Systems"}
     done = await curves.lab.order("product.register", **fields, device_type="GaN-HEMT", **more)

@@ -171,6 +171,28 @@ def test_what_a_chart_shows_is_told_by_its_names_and_units() -> None:
     assert shown_by(chart("transfer", ("VGS = 4 V", UP, UP))) == "transfer"
 
 
+@pytest.mark.parametrize(
+    ("x_title", "y_unit", "shows"),
+    [
+        ("VGS (V)", "A", "transfer"),
+        ("V_GS, Gate-to-Source Voltage [V]", "mA", "transfer"),
+        ("VSD, Source-to-Drain Voltage (V)", "A", "body_diode"),
+        ("Gate Source Voltage (V)", "nC", "other"),
+        ("VDS (V)", "pF", "capacitance"),
+        ("VDS (V)", "A", "other"),
+    ],
+)
+def test_what_a_chart_shows_is_told_by_the_title_of_its_axis(x_title: str, y_unit: str, shows: str) -> None:
+    assert shown_by(chart(None, (None, UP, UP), x_title=x_title, y_unit=y_unit)) == shows
+
+
+def test_a_chart_that_nobody_understands_is_left_out_once_and_by_name() -> None:
+    unknown = chart(None, (None, UP, UP), (None, UP, UP), source="sheet.png")
+    data, notes = measured("x", "", [unknown])
+    assert set(data) == {"name", "type", "tj"}
+    assert notes == ["sheet.png is left out: nothing tells what it shows (images describe --chart)"]
+
+
 def test_charts_of_a_device_become_its_measured_curves() -> None:
     charts = [
         chart("output", ("VGS = 4 V", UP, UP), ("VGS = 6 V", UP, [0.0, 2.0, 4.0, 6.0]), y_unit="mA"),
@@ -190,7 +212,7 @@ def test_charts_of_a_device_become_its_measured_curves() -> None:
     assert read.of("output")[1].top == pytest.approx(6e-3)
     assert read.of("diode")[0].y.tolist() == [0.0, 3.0, 9.0]
     assert set(read.capacitances) == {"c_iss", "c_oss", "c_rss"} and read.capacitances["c_iss"].c[0] == 9e-12
-    assert len(notes) == 2 and "150 °C" in notes[0] and "efficiency" in notes[1]
+    assert len(notes) == 2 and "150 °C" in notes[0] and "something else" in notes[1]
     spans = by_quantity(data)
     assert (spans["vgs"].value_from, spans["vgs"].value_to) == (0.0, 6.0)
     assert spans["capacitance_v"].value_to == 3.0

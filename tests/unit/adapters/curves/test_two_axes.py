@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adapters.curves.document import read
-from adapters.curves.extract import Extraction
+from adapters.curves.extract import Extraction, Given, Options
 from adapters.curves.table import csv_text
 
 mpl.use("pdf")
@@ -87,3 +87,47 @@ def test_files_say_which_axis_a_curve_is_on() -> None:
     assert prediction["axes"]["y2"]["max"] == pytest.approx(12, rel=1e-3)
     assert sorted(curve["axis"] for curve in prediction["curves"]) == ["y", "y2"]
     assert "(on y2)" in csv_text(done) and "# y2:" in csv_text(done)
+
+
+def sent_back(data: bytes, calibration: object) -> Extraction:
+    given = Given.from_json(json.loads(json.dumps(calibration)))
+    (done,) = read(data, Options(calibration=given, page=1))
+    return done
+
+
+@pytest.mark.parametrize(("saved", "limit"), [(as_pdf, 0.001), (as_png, 0.01)])
+def test_both_axes_that_were_found_can_be_sent_back(saved: Saved, limit: float) -> None:
+    data = saved(two_axes(coloured=True))
+    (first,) = read(data)
+    calibration = first.calibration()
+    assert calibration is not None and len(calibration["y2"]["through"]) == 1
+    found = errors(sent_back(data, calibration))
+    assert set(found) == {"y", "y2"}
+    assert max(found.values()) < limit
+
+
+@pytest.mark.parametrize(("saved", "limit"), [(as_pdf, 0.001), (as_png, 0.01)])
+def test_who_says_which_curve_is_on_the_second_axis_is_believed(saved: Saved, limit: float) -> None:
+    data = saved(two_axes(coloured=False))
+    (first,) = read(data)
+    calibration = first.calibration()
+    assert calibration is not None and calibration["y2"]["through"] == []
+    # On the first axis the falling curve is read as 75 down to 35; the rising one begins at 5.
+    falling = next(curve for curve in first.curves if np.polyfit(curve.x, curve.y, 1)[0] < 0)
+    calibration["y2"]["through"] = [list(falling.mark)]
+    calibration["y2"]["title"] = "loss (dB)"
+    again = sent_back(data, calibration)
+    found = errors(again)
+    assert set(found) == {"y", "y2"} and max(found.values()) < limit
+    assert again.notes == () and again.confidence > first.confidence
+    assert "# y2: loss (dB); linear; " in csv_text(again)
+
+
+def test_a_picture_sent_back_without_the_second_axis_has_one() -> None:
+    data = as_png(two_axes(coloured=True))
+    (first,) = read(data)
+    calibration = first.calibration()
+    assert calibration is not None
+    del calibration["y2"]
+    again = sent_back(data, calibration)
+    assert again.second is None and {curve.axis for curve in again.curves} == {"y"}
