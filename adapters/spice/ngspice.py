@@ -1,16 +1,19 @@
 """ngspice as a program: the netlist of a model is run along the measured curves, and what comes back is compared with them.
 
-No compatibility mode is set: a library of ours must read as it stands. A process of the simulator lives for one deck and
-is killed with its whole group after `timeout_s`.
+No compatibility mode is set: a library of ours must read as it stands. A process of the simulator lives for one deck, is
+killed with its whole group after `timeout_s`, and does not outlive us, even when we are killed with `kill -9`.
 """
 
+import ctypes
 import math
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -130,6 +133,25 @@ def _deck(name: str, pins: str, measured: Measured) -> str:
     return "\n".join([*lines, "quit", ".endc", ".end", ""])
 
 
+_PR_SET_PDEATHSIG = 1
+
+
+def _ending_with_us() -> Callable[[], None] | None:
+    """What the new process does before it becomes the simulator: it asks to be killed when the thread that started it, which waits
+    for it, is gone. None where the kernel knows no such thing: then an orphan runs until its deck is done."""
+    if not sys.platform.startswith("linux"):
+        return None
+    # Loaded here: between fork and exec nothing may be looked for.
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # killed before it was asked
+            os._exit(1)
+
+    return ask
+
+
 def _run(program: str, folder: Path, timeout_s: float) -> str:
     # The working directory is fresh, so that no .spiceinit of a user changes how the deck is read.
     quiet = "* no compatibility mode\n"
@@ -143,6 +165,7 @@ def _run(program: str, folder: Path, timeout_s: float) -> str:
         text=True,
         errors="replace",
         start_new_session=True,
+        preexec_fn=_ending_with_us(),
     )
     try:
         log, _ = process.communicate(timeout=timeout_s)

@@ -1,10 +1,16 @@
 """The netlist against its formula. Skipped, aloud, where there is no ngspice."""
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from adapters.spice.ngspice import SimulationFailed, ngspice_path, simulate, subcircuits, switches
@@ -85,6 +91,47 @@ def test_a_program_that_hangs_is_killed(tmp_path: Path) -> None:
     model = Model(FORMS[0], np.array(VALUES["level1"], float))
     with pytest.raises(SimulationFailed, match="did not finish"):
         simulate(netlist(model, "m"), a_device(model), program=str(slow), timeout_s=0.5)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asked of the Linux kernel")
+def test_the_simulator_does_not_outlive_a_process_that_is_killed(tmp_path: Path) -> None:
+    slow, says = tmp_path / "ngspice", tmp_path / "pid"
+    slow.write_text(f"#!/bin/sh\necho $$ > {says}\nexec sleep 300\n")
+    slow.chmod(0o755)
+    # As in a process of the pool: the fit runs while another thread waits.
+    script = (
+        "import sys, threading, time, pathlib\n"
+        "from adapters.spice.ngspice import _run\n"
+        "threading.Thread(target=time.sleep, args=(300,), daemon=True).start()\n"
+        "_run(sys.argv[1], pathlib.Path(sys.argv[2]), 300)\n"
+    )
+    root = str(Path(__file__).resolve().parents[4])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(slow), str(tmp_path)], env=os.environ | {"PYTHONPATH": root}
+    )
+    simulator = int(until(lambda: says.exists() and says.read_text().strip()))
+    parent.kill()
+    parent.wait()
+    try:
+        until(lambda: not lives(simulator))
+    finally:
+        if lives(simulator):
+            psutil.Process(simulator).kill()
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until(true: Callable[[], Any], within_s: float = 60) -> Any:
+    deadline = time.monotonic() + within_s
+    while not (answer := true()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return answer
 
 
 def test_without_ngspice_simulating_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
