@@ -21,7 +21,8 @@ _TYPES: dict[str, MediaType] = {
     "BMP": "image/bmp",
     "TIFF": "image/tiff",
 }
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF")
+#: Those that Pillow opens by name; an MPO is found by its opener of JPEGs.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ from tests.e2e.cli import RunningLab, in_process
 
 REAL = all(importlib.util.find_spec(name) for name in ("cv2", "rapidocr", "onnxruntime", "scipy"))
 
+needs_extractor = pytest.mark.skipif(
+    not REAL, reason="the libraries of the extractor (labledger[curves]) are not installed"
+)
+
 
 @pytest.fixture
 def paused(lab: RunningLab) -> Iterator[str]:
@@ -166,11 +170,6 @@ def test_the_worker_of_the_lab_answers_each_image(lab: RunningLab, plot: Path) -
     assert row["succeeded" if REAL else "failed"] >= 1
 
 
-needs_extractor = pytest.mark.skipif(
-    not REAL, reason="the libraries of the extractor (labledger[curves]) are not installed"
-)
-
-
 @needs_extractor
 def test_what_was_found_is_corrected_and_sent_back(lab: RunningLab, tmp_path: Path) -> None:
     """Two black curves, two y axes: nothing tells which curve is on which, until somebody says so."""
@@ -285,7 +284,53 @@ def test_an_id_that_stands_for_nothing_or_for_several_is_said_so(lab: RunningLab
     assert lab.cli("extractions", "show", "zzzz").code == 1
 
 
-@pytest.mark.skipif(not REAL, reason="the libraries of the extractor (labledger[curves]) are not installed")
+@needs_extractor
+def test_wrong_pictures_are_refused_or_not_believed_by_the_queue(lab: RunningLab, tmp_path: Path) -> None:
+    from tests.wrong_pictures import CUT_OFF, DOUBTED, READ, REFUSED, wrong_pictures
+
+    paths = written(wrong_pictures(), tmp_path)
+    answer = lab.cli("images", "add", *paths, "--json")
+    assert answer.code == 1
+    rows = {Path(one["file"]).name: one for one in answer.json["images"]}
+    assert {name for name, row in rows.items() if "error" in row} == set(REFUSED)
+    assert all(words in rows[name]["error"] for name, words in REFUSED.items())
+    found = {
+        name: lab.cli("extractions", "show", rows[name]["extraction_id"], "--wait", "--json")
+        for name in (CUT_OFF, *READ, *DOUBTED)
+    }
+    assert found[CUT_OFF].code == 1 and "damaged or cut off" in found[CUT_OFF].json["error"]
+    image = lab.json("images", "show", rows[CUT_OFF]["graph_image_id"])
+    assert "damaged or cut off" in image["rejected"]
+    for name in READ:
+        assert found[name].code == 0 and len(found[name].json["result"]["curves"]) == 1, name
+    for name in DOUBTED:
+        result = found[name].json["result"]
+        assert result["confidence"] < 0.1 and not result["accepted"] and result["notes"], name
+
+
+@needs_extractor
+def test_wrong_pictures_are_refused_or_not_believed_by_extract(tmp_path: Path) -> None:
+    from tests.wrong_pictures import CUT_OFF, DOUBTED, READ, REFUSED, wrong_pictures
+
+    out = tmp_path / "out"
+    answer = in_process("extract", *written(wrong_pictures(), tmp_path), "--out", str(out))
+    assert answer.code == 1
+    told = {name: json.loads((out / f"{Path(name).stem}.json").read_text()) for name in (*READ, *DOUBTED)}
+    assert {one.name for one in out.glob("*.json")} == {f"{Path(name).stem}.json" for name in told}
+    errors = answer.err.splitlines()
+    for name in (*REFUSED, CUT_OFF):
+        assert any(f"{name}: " in line for line in errors), name
+    assert all(len(told[name]["curves"]) == 1 for name in READ)
+    assert all(told[name]["confidence"] < 0.1 and not told[name]["accepted"] for name in DOUBTED)
+
+
+def written(files: dict[str, bytes], folder: Path) -> list[str]:
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return [str(folder / name) for name in files]
+
+
+@needs_extractor
 def test_extract_works_alone_and_fails_where_an_image_does(tmp_path: Path, plot: Path) -> None:
     out = tmp_path / "out"
     good = in_process("extract", str(plot), "--out", str(out))

@@ -20,13 +20,14 @@ class Double(BaseHTTPRequestHandler):
     """Answers every chat completion with `reply`."""
 
     reply = "{}"
+    status = 200
     seen: list[dict[str, object]] = []
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         Double.seen.append({"path": self.path, "key": self.headers["Authorization"], "model": body["model"]})
         answer = json.dumps({"choices": [{"message": {"content": Double.reply}}]}).encode()
-        self.send_response(200)
+        self.send_response(Double.status)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
@@ -40,7 +41,7 @@ def adviser() -> Iterator[Adviser]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Double)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    Double.seen = []
+    Double.seen, Double.status = [], 200
     yield Adviser(f"http://127.0.0.1:{server.server_port}/v1", "double", "secret", timeout_s=5)
     server.shutdown()
     server.server_close()
@@ -81,3 +82,95 @@ def test_a_name_goes_to_the_curve_under_its_pixel(adviser: Adviser, drawing: Dra
     at = extract(picture).curves[0].pixels[50].tolist()
     Double.reply = json.dumps({"names": [{"name": "Ciss", "at": at}]})
     assert extract(picture, Options(method="llm", adviser=adviser)).curves[0].name == "Ciss"
+
+
+@pytest.fixture
+def half_read(drawing: Drawing) -> bytes:
+    """A plot whose y axis has only two labels left, too few for us alone to trust it."""
+    import cv2
+
+    image = cv2.imdecode(np.frombuffer(drawing([(lambda x: x**2, (0, 0, 0))]), np.uint8), cv2.IMREAD_COLOR)
+    for top, bottom in ((110, 260), (330, 400)):
+        image[top:bottom, :80] = 255
+    good, png = cv2.imencode(".png", image)
+    assert good
+    return png.tobytes()
+
+
+def axes(low: float, high: float, scale: str = "linear") -> str:
+    axis = {"scale": scale, "min": low, "max": high}
+    return json.dumps({"x": {"scale": "linear", "min": 0, "max": 10}, "y": axis, "names": []})
+
+
+def test_where_labels_are_missing_the_advice_is_taken_if_the_others_confirm_it(
+    adviser: Adviser, half_read: bytes
+) -> None:
+    alone = extract(half_read)
+    assert alone.y is None or alone.y.confidence < 0.8
+    Double.reply = axes(0, 100)
+    advised = extract(half_read, Options(method="llm", adviser=adviser))
+    assert advised.y is not None and (advised.y.v0, advised.y.v1) == (0, 100)
+    (curve,) = advised.curves
+    assert np.abs(curve.y - curve.x**2).max() < 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        axes(0, 50),
+        axes(-100, 100),
+        axes(1, 100, "log"),
+        axes(100, 100),
+        '{"y": {"scale": "linear", "min": "low", "max": "high"}}',
+        '{"y": null}',
+        "{}",
+        '{"y": {"scale": "linear", "min": NaN, "max": 100}}',
+    ],
+)
+def test_wrong_advice_gives_an_error_and_no_values(adviser: Adviser, half_read: bytes, reply: str) -> None:
+    Double.reply = reply
+    with pytest.raises(AdviserWrong):
+        extract(half_read, Options(method="llm", adviser=adviser))
+
+
+def test_wrong_advice_cannot_change_axes_that_were_read_well(adviser: Adviser, drawing: Drawing) -> None:
+    picture = drawing([(lambda x: x**2, (0, 0, 0))])
+    Double.reply = axes(0, 7)
+    found = extract(picture, Options(method="llm", adviser=adviser))
+    assert found.y is not None and found.y.v1 == pytest.approx(100, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [{"name": "Ciss", "at": [5, 5]}],
+        [{"name": "Ciss", "at": ["left", 5]}],
+        [{"name": "Ciss"}],
+        ["Ciss"],
+        {"Ciss": [5, 5]},
+        7,
+    ],
+)
+def test_a_name_for_no_curve_of_ours_is_dropped(adviser: Adviser, drawing: Drawing, names: object) -> None:
+    Double.reply = json.dumps({"names": names})
+    found = extract(drawing([(lambda x: x**2, (0, 0, 0))]), Options(method="llm", adviser=adviser))
+    assert [curve.name for curve in found.curves] == [None]
+
+
+@pytest.mark.parametrize("status", [401, 429, 500])
+def test_an_endpoint_that_refuses_is_said_with_its_status(adviser: Adviser, status: int) -> None:
+    Double.status = status
+    with pytest.raises(AdviserWrong, match=str(status)):
+        ask(adviser, np.full((60, 60, 3), 255, np.uint8))
+
+
+def test_an_endpoint_that_is_not_there_is_said_so() -> None:
+    with pytest.raises(AdviserWrong, match="no usable answer"):
+        ask(Adviser("http://127.0.0.1:9/v1", "double", "secret", timeout_s=2), np.full((60, 60, 3), 255, np.uint8))
+
+
+def test_the_key_is_not_in_what_goes_wrong(adviser: Adviser) -> None:
+    Double.status = 500
+    with pytest.raises(AdviserWrong) as error:
+        ask(adviser, np.full((60, 60, 3), 255, np.uint8))
+    assert "secret" not in str(error.value)

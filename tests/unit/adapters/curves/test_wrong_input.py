@@ -1,7 +1,5 @@
 """What is no plot is refused in words or answered without confidence, never with nonsense."""
 
-import io
-
 import cv2
 import numpy as np
 import pytest
@@ -10,56 +8,41 @@ from PIL import Image
 from adapters.curves.document import read
 from adapters.curves.extract import Options, extract
 from adapters.curves.picture import NotReadable
+from tests.wrong_pictures import encoded, wrong_pictures
 
 from .conftest import Drawing
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
+@pytest.fixture(scope="module")
+def wrong() -> dict[str, bytes]:
+    return wrong_pictures()
 
 
-def test_a_text_file_is_refused() -> None:
-    with pytest.raises(NotReadable, match="no picture"):
-        extract(b"frequency;gain\n1;2\n")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("text.png", "no picture"),
+        ("dot.png", "at least"),
+        ("bomb.png", "too large"),  # of 400 million pixels, and never unpacked
+        ("cut.png", "damaged"),
+        ("locked.pdf", "password"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_words(wrong: dict[str, bytes], name: str, words: str) -> None:
+    with pytest.raises(NotReadable, match=words):
+        read(wrong[name])
 
 
-def test_one_pixel_is_refused() -> None:
-    with pytest.raises(NotReadable, match="at least"):
-        extract(encoded(Image.new("RGB", (1, 1))))
+def test_cmyk_is_read_like_any_other(wrong: dict[str, bytes]) -> None:
+    assert len(extract(wrong["cmyk.jpg"]).curves) == 1
 
 
-def test_a_picture_of_400_million_pixels_is_refused_before_it_is_unpacked() -> None:
-    with pytest.raises(NotReadable, match="too large"):
-        extract(encoded(Image.new("1", (20_000, 20_000))))
+def test_of_an_animation_the_first_picture_is_read(wrong: dict[str, bytes]) -> None:
+    assert len(extract(wrong["animated.gif"]).curves) == 1
 
 
-def test_a_picture_that_was_cut_off_is_refused(drawing: Drawing) -> None:
-    whole = drawing([(lambda x: x**2, (0, 0, 0))])
-    with pytest.raises(NotReadable, match="damaged"):
-        extract(whole[: len(whole) // 2])
-
-
-def test_cmyk_is_read_like_any_other(drawing: Drawing) -> None:
-    rgb = Image.open(io.BytesIO(drawing([(lambda x: x**2, (0, 0, 0))])))
-    result = extract(encoded(rgb.convert("CMYK"), "JPEG", quality=95))
-    assert len(result.curves) == 1
-
-
-def test_of_an_animation_the_first_picture_is_read(drawing: Drawing) -> None:
-    first = Image.open(io.BytesIO(drawing([(lambda x: x**2, (0, 0, 0))]))).convert("P")
-    blank = Image.new("P", first.size)
-    data = encoded(first, "GIF", save_all=True, append_images=[blank])
-    assert len(extract(data).curves) == 1
-
-
-def test_a_photo_without_axes_gets_no_confidence() -> None:
-    rng = np.random.default_rng(3)
-    coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize(
-        (640, 480), Image.Resampling.BICUBIC
-    )
-    assert extract(encoded(coarse)).confidence < 0.1
+def test_a_photo_without_axes_gets_no_confidence(wrong: dict[str, bytes]) -> None:
+    assert extract(wrong["photo.jpg"]).confidence < 0.1
 
 
 def test_a_landscape_with_straight_edges_and_digits_gets_no_confidence() -> None:
