@@ -1,6 +1,7 @@
 """From a registered image to its curves, and from curves to a model, through the queue and a worker with real processes."""
 
 import asyncio
+import importlib.util
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from domain.product import Product
 from domain.spice_model import SpiceModel
 from labledger.picture_file import look_at
 from tests.curves import picture
-from tests.integration.bus.place import until
+from tests.integration.bus.place import everything, until
 from tests.integration.handlers.lab import Lab
 from tests.integration.handlers.worker import RunningWorker
 
@@ -394,6 +395,38 @@ async def test_a_correction_is_of_the_chart_that_was_read(curves: Curves) -> Non
     assert extraction.requested is not None
     given = extraction.requested.parameters
     assert (given.page, given.chart, given.curves) == (1, 1, 1)
+
+
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("cv2", "rapidocr", "onnxruntime")),
+    reason="the libraries of the extractor (labledger[curves]) are not installed",
+)
+async def test_a_vision_model_is_believed_only_where_the_picture_agrees(curves: Curves) -> None:
+    from tests.vision import KEY, advice, half_read, vision
+
+    with vision() as double:
+        llm = {"url": double.url, "model": "double", "key": KEY}
+        ports = {"extractor": "labledger.curves:CurvesExtractor", "llm": llm}
+        await curves.worker(ports=ports, limit_s={"extraction": 120.0})
+        image_id = await curves.image(half_read())
+
+        async def asked(reply: str) -> Extraction:
+            double.reply = reply
+            id_ = uuid7()
+            order = {"extraction_id": id_, "graph_image_id": image_id, "method": "llm"}
+            assert (await curves.lab.order("extraction.request", **order)).outcome == "accepted"
+            return await curves.reaches(id_, "completed", "failed", timeout_s=120)
+
+        right = await asked(advice(0, 100))
+        assert right.state == "completed" and right.curves == 1
+        for wrong in (advice(0, 50), advice(1, 100, "log"), "no plot at all", "{}"):
+            answer = await asked(wrong)
+            # Asking again would give the same: it is not tried again.
+            assert (answer.state, answer.attempt, answer.curves) == ("failed", 1, 0)
+            assert "adviser" in answer.reason
+    assert {one["model"] for one in double.seen} == {"double"}
+    events = [stored.data for stored in await everything(curves.lab.place.opened[0])]
+    assert events and not any(KEY.encode() in data for data in events)
 
 
 async def product(curves: Curves, **more: Any) -> str:

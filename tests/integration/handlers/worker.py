@@ -23,7 +23,8 @@ class RunningWorker:
 
     def __init__(self, lab: Lab, folder: Path, slots: int, **settings: Any) -> None:
         self.lab = lab
-        ports = {"extractor": "tests.curves:FastExtractor", "fitter": "tests.curves:FastFitter"}
+        fast = {"extractor": "tests.curves:FastExtractor", "fitter": "tests.curves:FastFitter"}
+        ports: dict[str, Any] = fast | settings.pop("ports", {})
         signed = lab.place.credentials("extract")
         nats = {"urls": [lab.place.server.url], "user": signed.user, "password": signed.password}
         told = {

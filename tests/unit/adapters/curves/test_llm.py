@@ -1,9 +1,7 @@
 """The adviser proposes, the picture decides. The endpoint is a small double of our own on this machine."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -12,39 +10,20 @@ from adapters.curves.extract import Options, extract
 from adapters.curves.llm import Adviser, AdviserOff, AdviserWrong, ask, confirmed
 from adapters.curves.shapes import Box
 from adapters.curves.ticks import Label, meanings
+from tests.vision import KEY, Vision, advice, half_read, vision
 
 from .conftest import Drawing
 
 
-class Double(BaseHTTPRequestHandler):
-    """Answers every chat completion with `reply`."""
-
-    reply = "{}"
-    status = 200
-    seen: list[dict[str, object]] = []
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        Double.seen.append({"path": self.path, "key": self.headers["Authorization"], "model": body["model"]})
-        answer = json.dumps({"choices": [{"message": {"content": Double.reply}}]}).encode()
-        self.send_response(Double.status)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+@pytest.fixture
+def double() -> Iterator[Vision]:
+    with vision() as it:
+        yield it
 
 
 @pytest.fixture
-def adviser() -> Iterator[Adviser]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Double)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    Double.seen, Double.status = [], 200
-    yield Adviser(f"http://127.0.0.1:{server.server_port}/v1", "double", "secret", timeout_s=5)
-    server.shutdown()
-    server.server_close()
+def adviser(double: Vision) -> Adviser:
+    return Adviser(double.url, "double", KEY, timeout_s=5)
 
 
 LABELS = [Label(t, meanings(t, None), Box(0, 0, 1, 1), 1.0) for t in ("0", "5", "10")]
@@ -55,14 +34,14 @@ def test_without_a_key_the_method_is_off_and_says_what_to_set(drawing: Drawing) 
         extract(drawing([(lambda x: x**2, (0, 0, 0))]), Options(method="llm"))
 
 
-def test_the_key_and_the_model_are_sent(adviser: Adviser) -> None:
-    Double.reply = 'Here it is: {"names": []}'
+def test_the_key_and_the_model_are_sent(adviser: Adviser, double: Vision) -> None:
+    double.reply = 'Here it is: {"names": []}'
     assert ask(adviser, np.full((60, 60, 3), 255, np.uint8)) == {"names": []}
-    assert Double.seen == [{"path": "/v1/chat/completions", "key": "Bearer secret", "model": "double"}]
+    assert double.seen == [{"path": "/v1/chat/completions", "key": f"Bearer {KEY}", "model": "double"}]
 
 
-def test_an_answer_without_json_is_refused(adviser: Adviser) -> None:
-    Double.reply = "I cannot see a plot."
+def test_an_answer_without_json_is_refused(adviser: Adviser, double: Vision) -> None:
+    double.reply = "I cannot see a plot."
     with pytest.raises(AdviserWrong):
         ask(adviser, np.full((60, 60, 3), 255, np.uint8))
 
@@ -77,38 +56,20 @@ def test_an_axis_that_the_labels_contradict_is_refused() -> None:
         confirmed({"scale": "linear", "min": 0, "max": 20}, LABELS, [0.0, 50.0, 100.0], 0, 100)
 
 
-def test_a_name_goes_to_the_curve_under_its_pixel(adviser: Adviser, drawing: Drawing) -> None:
+def test_a_name_goes_to_the_curve_under_its_pixel(adviser: Adviser, double: Vision, drawing: Drawing) -> None:
     picture = drawing([(lambda x: x**2, (0, 0, 0))])
     at = extract(picture).curves[0].pixels[50].tolist()
-    Double.reply = json.dumps({"names": [{"name": "Ciss", "at": at}]})
+    double.reply = json.dumps({"names": [{"name": "Ciss", "at": at}]})
     assert extract(picture, Options(method="llm", adviser=adviser)).curves[0].name == "Ciss"
 
 
-@pytest.fixture
-def half_read(drawing: Drawing) -> bytes:
-    """A plot whose y axis has only two labels left, too few for us alone to trust it."""
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(drawing([(lambda x: x**2, (0, 0, 0))]), np.uint8), cv2.IMREAD_COLOR)
-    for top, bottom in ((110, 260), (330, 400)):
-        image[top:bottom, :80] = 255
-    good, png = cv2.imencode(".png", image)
-    assert good
-    return png.tobytes()
-
-
-def axes(low: float, high: float, scale: str = "linear") -> str:
-    axis = {"scale": scale, "min": low, "max": high}
-    return json.dumps({"x": {"scale": "linear", "min": 0, "max": 10}, "y": axis, "names": []})
-
-
 def test_where_labels_are_missing_the_advice_is_taken_if_the_others_confirm_it(
-    adviser: Adviser, half_read: bytes
+    adviser: Adviser, double: Vision
 ) -> None:
-    alone = extract(half_read)
+    alone = extract(half_read())
     assert alone.y is None or alone.y.confidence < 0.8
-    Double.reply = axes(0, 100)
-    advised = extract(half_read, Options(method="llm", adviser=adviser))
+    double.reply = advice(0, 100)
+    advised = extract(half_read(), Options(method="llm", adviser=adviser))
     assert advised.y is not None and (advised.y.v0, advised.y.v1) == (0, 100)
     (curve,) = advised.curves
     assert np.abs(curve.y - curve.x**2).max() < 2
@@ -117,25 +78,27 @@ def test_where_labels_are_missing_the_advice_is_taken_if_the_others_confirm_it(
 @pytest.mark.parametrize(
     "reply",
     [
-        axes(0, 50),
-        axes(-100, 100),
-        axes(1, 100, "log"),
-        axes(100, 100),
+        advice(0, 50),
+        advice(-100, 100),
+        advice(1, 100, "log"),
+        advice(100, 100),
         '{"y": {"scale": "linear", "min": "low", "max": "high"}}',
         '{"y": null}',
         "{}",
         '{"y": {"scale": "linear", "min": NaN, "max": 100}}',
     ],
 )
-def test_wrong_advice_gives_an_error_and_no_values(adviser: Adviser, half_read: bytes, reply: str) -> None:
-    Double.reply = reply
+def test_wrong_advice_gives_an_error_and_no_values(adviser: Adviser, double: Vision, reply: str) -> None:
+    double.reply = reply
     with pytest.raises(AdviserWrong):
-        extract(half_read, Options(method="llm", adviser=adviser))
+        extract(half_read(), Options(method="llm", adviser=adviser))
 
 
-def test_wrong_advice_cannot_change_axes_that_were_read_well(adviser: Adviser, drawing: Drawing) -> None:
+def test_wrong_advice_cannot_change_axes_that_were_read_well(
+    adviser: Adviser, double: Vision, drawing: Drawing
+) -> None:
     picture = drawing([(lambda x: x**2, (0, 0, 0))])
-    Double.reply = axes(0, 7)
+    double.reply = advice(0, 7)
     found = extract(picture, Options(method="llm", adviser=adviser))
     assert found.y is not None and found.y.v1 == pytest.approx(100, rel=0.01)
 
@@ -151,26 +114,28 @@ def test_wrong_advice_cannot_change_axes_that_were_read_well(adviser: Adviser, d
         7,
     ],
 )
-def test_a_name_for_no_curve_of_ours_is_dropped(adviser: Adviser, drawing: Drawing, names: object) -> None:
-    Double.reply = json.dumps({"names": names})
+def test_a_name_for_no_curve_of_ours_is_dropped(
+    adviser: Adviser, double: Vision, drawing: Drawing, names: object
+) -> None:
+    double.reply = json.dumps({"names": names})
     found = extract(drawing([(lambda x: x**2, (0, 0, 0))]), Options(method="llm", adviser=adviser))
     assert [curve.name for curve in found.curves] == [None]
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
-def test_an_endpoint_that_refuses_is_said_with_its_status(adviser: Adviser, status: int) -> None:
-    Double.status = status
+def test_an_endpoint_that_refuses_is_said_with_its_status(adviser: Adviser, double: Vision, status: int) -> None:
+    double.status = status
     with pytest.raises(AdviserWrong, match=str(status)):
         ask(adviser, np.full((60, 60, 3), 255, np.uint8))
 
 
 def test_an_endpoint_that_is_not_there_is_said_so() -> None:
     with pytest.raises(AdviserWrong, match="no usable answer"):
-        ask(Adviser("http://127.0.0.1:9/v1", "double", "secret", timeout_s=2), np.full((60, 60, 3), 255, np.uint8))
+        ask(Adviser("http://127.0.0.1:9/v1", "double", KEY, timeout_s=2), np.full((60, 60, 3), 255, np.uint8))
 
 
-def test_the_key_is_not_in_what_goes_wrong(adviser: Adviser) -> None:
-    Double.status = 500
+def test_the_key_is_not_in_what_goes_wrong(adviser: Adviser, double: Vision) -> None:
+    double.status = 500
     with pytest.raises(AdviserWrong) as error:
         ask(adviser, np.full((60, 60, 3), 255, np.uint8))
-    assert "secret" not in str(error.value)
+    assert KEY not in str(error.value)
