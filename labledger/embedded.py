@@ -16,6 +16,7 @@ Everything here blocks; from a coroutine call it with `asyncio.to_thread`.
 import errno
 import fcntl
 import grp
+import hashlib
 import importlib.util
 import json
 import logging
@@ -350,6 +351,13 @@ class NatsServer(_Guarded):
     def _conf(self) -> Path:
         return self.data_dir / "nats.conf"
 
+    @property
+    def _server_name(self) -> str:
+        """By which it is told from any other that may answer on its port: that of its folder, or its place in the cluster."""
+        if self._cluster is not None:
+            return self._cluster.name
+        return f"labledger-{hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]}"
+
     def start(self, *, wait: bool = True) -> None:
         """Start, and return once clients are served (`wait=False`: once the process runs). A few tens of ms.
 
@@ -384,11 +392,10 @@ class NatsServer(_Guarded):
     def _write(self, port: int) -> None:
         people = {user.name: {"role": user.role.value, "password": user.password} for user in self.users.values()}
         write_private(self.data_dir / "server.json", json.dumps({"port": port, "users": people}, indent=2))
-        name = self._cluster.name if self._cluster else "labledger"
         lines = [
             "# Written by labledger at each start.",
             f'listen: "{LOOPBACK}:{port}"',
-            f"server_name: {json.dumps(name)}",
+            f"server_name: {json.dumps(self._server_name)}",
             f"log_file: {json.dumps(str(self.log_path))}",
             "logfile_size_limit: 10MB",
             "logfile_max_num: 5",
@@ -414,9 +421,14 @@ class NatsServer(_Guarded):
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection((LOOPBACK, self.port), timeout=0.5) as client:
-                return client.recv(5) == b"INFO "
-        except OSError:
+            with (
+                socket.create_connection((LOOPBACK, self.port), timeout=0.5) as client,
+                client.makefile("rb") as answer,
+            ):
+                word, _, about = answer.readline(1 << 16).partition(b" ")
+                # While ours still fails to get the port, a stranger who has it may answer.
+                return word == b"INFO" and json.loads(about)["server_name"] == self._server_name
+        except (OSError, ValueError, KeyError):
             return False
 
     def _end_leftover(self) -> None:

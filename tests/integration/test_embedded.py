@@ -23,6 +23,7 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
 from bus.roles import STREAMS, Role, User, server_config
+from labledger import embedded
 from labledger.embedded import Cluster, EmbeddedError, NatsServer, Postgres, Servers, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -336,6 +337,17 @@ def test_a_port_that_somebody_took_is_told_with_its_setting(tmp_path: Path, monk
         other.listen()
         with pytest.raises(EmbeddedError, match=f"port {port} .* another program .* LABLEDGER_NATS_PORT"):
             NatsServer(tmp_path, port).start()
+
+
+async def test_a_stranger_on_the_port_that_was_found_is_not_taken_for_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with NatsServer(tmp_path / "stranger") as stranger:
+        found = iter((stranger.port, free_port()))
+        monkeypatch.setattr(embedded, "free_port", lambda: next(found))
+        with NatsServer(tmp_path / "ours") as ours:
+            assert ours.port != stranger.port
+            await (await connect(ours, "commands")).close()
 
 
 def test_why_a_server_does_not_start_is_told_with_its_last_words(tmp_path: Path) -> None:
