@@ -15,7 +15,7 @@ from adapters.curves.ink import layers_of
 from adapters.curves.lane import beyond_cover, sole_curve, without_hems, without_pointers
 from adapters.curves.legacy import scan
 from adapters.curves.llm import Adviser, advised, ask
-from adapters.curves.names import legend_of, named, sample_area
+from adapters.curves.names import legend_area, legend_of, named, sample_area
 from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, on_the_first, sides_of
@@ -327,7 +327,7 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         paths, layers = scan(picture.rgb, frame, x, y, texts, picture.noise), []
         lap("trace")
     else:
-        layers = layers_of(picture.rgb, frame, x, y, texts, picture.noise, sample_area(legend))
+        layers = layers_of(picture.rgb, frame, x, y, texts, picture.noise, sample_area(legend), legend_area(legend))
         lap("ink")
         paths = without_pointers(without_hems(trace(layers, size, texts, sole_curve), layers, size), texts, size)
         paths = beyond_cover(paths, size, corners(frame))

@@ -93,11 +93,37 @@ def unfolded(trail: Trail, thick: float) -> Trail:
     return trail
 
 
+def unreversed(trail: Trail, thick: float) -> Trail:
+    """A trail up to the place where it turns sharply and goes back along x: there it has changed over to another curve.
+
+    A peak turns as sharply but goes on along x; a loop goes back but turns slowly.
+    """
+    points = trail.points
+    look = max(18, round(3 * thick))
+    n = len(points)
+    if n < 2 * look + 2:
+        return trail
+    before = points[look:-look] - points[: -2 * look]
+    after = points[2 * look :] - points[look:-look]
+    lengths = np.hypot(before[:, 0], before[:, 1]) * np.hypot(after[:, 0], after[:, 1])
+    cosine = (before * after).sum(axis=1) / np.maximum(lengths, 1e-9)
+    least, most = np.sort(np.abs(np.c_[before[:, 0], after[:, 0]]), axis=1).T
+    back = (before[:, 0] * after[:, 0] < 0) & (least > 0.8) & (most > 3)
+    for k in np.nonzero(back & (cosine < -0.5))[0]:
+        way = (points[look + k :, 0] - points[look + k, 0]) * math.copysign(1.0, float(before[k, 0]))
+        # In a bundle of strokes a way may shake; it has turned only where it does not come on again.
+        if -float(way.min()) > max(10.0, 4 * float(way.max())):
+            near = slice(k, k + look + 1)
+            turn = look + int(k) + int(np.argmin(cosine[near]))
+            return Trail(points[: turn + 1], trail.inked[: turn + 1], trail.doubt)
+    return trail
+
+
 def both_ways(field: Field, x: float, y: float, heading: float, bend: float, pen: Pen) -> Trail:
     """A curve through a point, from its one end to its other."""
-    ahead = unfolded(follow(field, x, y, heading, bend, pen), field.thick)
+    ahead = unreversed(unfolded(follow(field, x, y, heading, bend, pen), field.thick), field.thick)
     # Seen from the other side a bend to the left is one to the right.
-    behind = unfolded(follow(field, x, y, heading + math.pi, -bend, pen), field.thick)
+    behind = unreversed(unfolded(follow(field, x, y, heading + math.pi, -bend, pen), field.thick), field.thick)
     return Trail(
         np.concatenate([behind.points[:0:-1], ahead.points]),
         np.concatenate([behind.inked[:0:-1], ahead.inked]),

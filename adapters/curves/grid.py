@@ -94,7 +94,9 @@ def peaks_of(strength: Floats, inked: Mask, free: Mask) -> list[Band]:
     for peak, lo, hi in peaks(profile, max(0.05, 0.2 * float(profile.max())), 0.6):
         first, last = round(lo - 1 + 0.3), round(hi - 1 - 0.3)
         first, last = max(0, min(first, peak - 1)), min(len(cover) - 1, max(last, peak - 1))
-        whole = np.nonzero(cover[first : last + 1] > 0.78)[0]
+        # A flat curve beside the line is not as long as the line itself.
+        near = cover[first : last + 1]
+        whole = np.nonzero(near > max(0.78, 0.96 * float(near.max())))[0]
         core = (first + int(whole[0]), first + int(whole[-1])) if len(whole) else None
         row = strength[max(0, peak - 1)]
         dark = float(row[row > 0].mean()) if (row > 0).any() else 0.0
@@ -143,15 +145,18 @@ def centred(band: Band, expected: Floats, thin: float) -> Band:
 
 
 def showing(mask: Mask, bands: Sequence[Band]) -> list[Band]:
-    """Grid lines that are dark enough to be in the mask. Where most are not, one that seems to be is a flat curve on it."""
+    """Grid lines that are dark enough to be in the mask. Where most are not, one that seems to be is a flat curve on it, but
+    for a line that is all there and no darker than the others: the level of the mask happens to lie between them."""
     covers = [float(mask[b.first : b.last + 1].mean(axis=1).max()) if b.last >= b.first else 0.0 for b in bands]
     if not covers:
         return []
     few = float(np.median(covers)) < 0.2
+    usual = float(np.median([b.dark for b in bands]))
     return [
         b
         for b, cover in zip(bands, covers, strict=True)
-        if cover > 0.12 and (not few or sum(c > 0.6 * cover for c in covers) >= 4)
+        if cover > 0.12
+        and (not few or (cover > 0.85 and b.dark < 1.3 * usual) or sum(c > 0.6 * cover for c in covers) >= 4)
     ]
 
 

@@ -172,24 +172,27 @@ def without_text(mask: Mask, text: Mask) -> Mask:
     return mask & ~text
 
 
-def boxes_around(mask: Mask, text: Mask) -> Mask:
+def boxes_around(mask: Mask, text: Mask, thick: float) -> Mask:
     """Borders of boxes with text in them: a level and an upright stroke that meet in a corner with text inside it."""
     out = np.zeros_like(mask)
     h, w = mask.shape
+    # A round corner keeps the strokes apart; a curve that runs into the corner makes one of them longer.
+    slack = max(4, round(3 * thick))
     level, upright = runs_of(mask, max(24, w // 20)), runs_of(np.ascontiguousarray(mask.T), max(10, h // 50))
     for y, x0, x1, y0, y1 in level:
         for x, v0, v1, u0, u1 in upright:
             for corner_x, left in ((x0, True), (x1, False)):
-                if abs(x - corner_x) > 4 or min(abs(v0 - y), abs(v1 - y)) > 4:
+                if abs(x - corner_x) > slack or min(abs(v0 - y), abs(v1 - y)) > slack:
                     continue
                 above = abs(v1 - y) <= abs(v0 - y)
-                inner_x = (x0 + 1, x1) if left else (x0, x1 - 1)
+                inner_x = (x + 1, x1) if left else (x0, x - 1)
                 # An upright cut short by the text itself still has the text beside it.
                 deep = h // 9
                 inner_y = (min(v0, y - deep), y - 1) if above else (y + 1, max(v1, y + deep))
                 inside = text[max(0, inner_y[0]) : inner_y[1] + 1, max(0, inner_x[0]) : inner_x[1] + 1]
                 if inside.size and inside.mean() > 0.12:
-                    out[y0 : y1 + 1, x0 : x1 + 1] = True
+                    outer = (min(x, x0 + slack), x1) if left else (x0, max(x, x1 - slack))
+                    out[y0 : y1 + 1, outer[0] : outer[1] + 1] = True
                     out[v0 : v1 + 1, u0 : u1 + 1] = True
     return out
 
@@ -290,8 +293,10 @@ def layers_of(
     texts: Sequence[Box],
     noise: float,
     legend: Sequence[Box] = (),
+    covers: Sequence[Box] = (),
 ) -> list[Layer]:
-    """Curve ink by colour, the strongest layers first. `legend` are places of samples, whose ink is no curve's."""
+    """Curve ink by colour, the strongest layers first. `legend` are places of samples, whose ink is no curve's; `covers` are
+    places where curves may run unseen."""
     x0, y0, x1, y1 = plot_area(frame)
     part = np.ascontiguousarray(rgb[y0:y1, x0:x1])
     h, w = part.shape[:2]
@@ -301,6 +306,7 @@ def layers_of(
     strength = strongest(v)
     text = text_mask((h, w), texts, origin, 1)
     samples = text_mask((h, w), legend, origin, 1)
+    covered = text_mask((h, w), covers, origin, 0)
     inked = strength[strength > max(25, 4 * noise)]
     top = float(np.percentile(inked, 95)) if len(inked) > 50 else 255.0
     weak_level = max(14.0, 0.15 * top, 4 * noise)
@@ -380,7 +386,8 @@ def layers_of(
         bare = (
             without_letters(bare, text)
             if chromatic
-            else without_text(without_boxes(bare, text, stroke_width(bare)), text) & ~boxes_around(bare, text)
+            else without_text(without_boxes(bare, text, stroke_width(bare)), text)
+            & ~boxes_around(bare, text, stroke_width(bare))
         )
         if not chromatic and colours:
             bare = without_residue(bare, painted, usual)
@@ -392,6 +399,7 @@ def layers_of(
             grid & mask
             | text
             | samples
+            | covered
             | np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
         )
         thick = stroke_width(bare)

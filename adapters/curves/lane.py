@@ -16,7 +16,7 @@ import numpy as np
 from adapters.curves.ink import Layer
 from adapters.curves.kit import connected, nearest, seen_along
 from adapters.curves.shapes import Box, Floats, Grey, Ints, Mask, Path
-from adapters.curves.trace import arc, distance_to, hermite, longest_run, ruled, smooth, straight
+from adapters.curves.trace import arc, distance_to, hermite, hugs_frame, longest_run, plumb, ruled, smooth, straight
 
 INK, HIDDEN, NEAR, PAPER = 0.03, 0.35, 0.15, 1.0
 """What one pixel of the way costs on own ink, under a cover, on paper beside own ink, and far from it."""
@@ -260,7 +260,7 @@ def explains(way: Way, size: float) -> bool:
     # A plumb line is a ruled one: no quantity has all values at one place.
     return (
         length > 0.08 * size
-        and float(np.ptp(way.points[:, 0])) > 6
+        and not plumb(way.points, 3)
         and way.left < 0.05 * length + 0.01 * size
         and way.largest_left < 0.04 * size
         and way.longest_gap < 0.07 * size
@@ -285,7 +285,7 @@ def sole_curve(layer: Layer, size: float) -> Path | None:
         if explains(way, size):
             best = way
             break
-    if best is None:
+    if best is None or hugs_frame(best.points, layer):
         return None
     points = best.points
     return Path(

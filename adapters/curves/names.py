@@ -78,10 +78,44 @@ def is_sample(body: Mask, height: float) -> bool:
     if abs(float(nearest_row) - middle) > 0.22 * height:
         return False
     core = rows[np.abs(rows - nearest_row) < 0.2 * height]
+    # Beside its marker a line is thin; letters are hardly anywhere.
+    if float(thin_columns(body, height).sum()) < 0.35 * float(body.any(axis=0).sum()):
+        return False
     line = np.zeros(body.shape[0], np.bool_)
     line[max(0, int(core[0]) - 1) : int(core[-1]) + 2] = True
     rest = np.nonzero(body[~line].any(axis=0))[0]
     return len(rest) == 0 or float(np.ptp(rest)) < 1.1 * height
+
+
+def thin_columns(body: Mask, height: float) -> Mask:
+    """Columns whose ink is one thin stroke in the middle of the rows, as that of a level line."""
+    high = np.arange(body.shape[0], dtype=np.float64)[:, None]
+    top, bottom = np.where(body, high, 1e6).min(axis=0), np.where(body, high, -1e6).max(axis=0)
+    middle = (body.shape[0] - 1) / 2
+    thin = (bottom - top < max(3.0, 0.3 * height)) & (np.abs((top + bottom) / 2 - middle) < 0.25 * height)
+    return np.asarray(body.any(axis=0) & thin, np.bool_)
+
+
+def line_before_text(inked: Mask, height: float) -> tuple[int, int, int] | None:
+    """(first, last) column of a level line, dashed or with a marker, and where the text behind it begins; close ones too."""
+    thin = thin_columns(inked, height)
+    tall = inked.any(axis=0) & ~thin
+    for first, last in pieces_of(np.nonzero(thin)[0], 0.75 * height):
+        blocked = np.nonzero(tall[first : last + 1])[0]
+        # Of what stands between two pieces of line only one marker may be part of it.
+        if len(blocked) and float(np.ptp(blocked)) > 1.1 * height:
+            last = first + int(blocked[0]) - 1
+            last = int(np.nonzero(thin[: last + 1])[0][-1])
+        behind = np.nonzero(tall[last + 1 :])[0]
+        if last - first + 1 >= 1.2 * height and len(behind) and 1 < behind[0] < 0.9 * height:
+            return first, last, last + 1 + int(behind[0])
+    return None
+
+
+def colour_of(pixels: Floats, paper: Floats) -> Floats:
+    """The colour of a stroke by its strongest pixels, N x 3."""
+    strength = np.abs(pixels - paper).max(axis=1)
+    return np.asarray(np.median(pixels[strength >= np.percentile(strength, 60)], axis=0), np.float64)
 
 
 def sample_beside(rgb: Rgb, box: Box, *, after: bool = False) -> tuple[Sample, float] | None:
@@ -109,6 +143,11 @@ def sample_beside(rgb: Rgb, box: Box, *, after: bool = False) -> tuple[Sample, f
     borders = np.nonzero(inked.mean(axis=0) > 0.97)[0]
     borders = borders[borders < box.x0 - x0 - 0.9 * height]
     start = int(borders[-1]) + 1 if len(borders) else 0
+    line = line_before_text(inked[:, start:], height)
+    if line is not None and line[1] - line[0] < 5.4 * height and line[2] + start > box.x0 - x0 - 0.4 * height:
+        left, end, text = (start + k for k in line)
+        where = Box(x0 + float(left), box.y0, x0 + float(end), box.y1)
+        return Sample(where, colour_of(part[:, left : end + 1][inked[:, left : end + 1]], paper)), x0 + float(text)
     pieces = pieces_of(np.nonzero(inked[:, start:].any(axis=0))[0] + start, max(2.0, 0.12 * height))
     for last in range(len(pieces) - 1):
         end = pieces[last][1]
@@ -123,11 +162,9 @@ def sample_beside(rgb: Rgb, box: Box, *, after: bool = False) -> tuple[Sample, f
         for k in range(first, last + 1):
             left = pieces[k][0]
             if 0.9 * height <= end - left + 1 <= 5.4 * height and is_sample(inked[:, left : end + 1], height):
-                pixels = part[:, left : end + 1][inked[:, left : end + 1]]
-                strength = np.abs(pixels - paper).max(axis=1)
-                colour = np.median(pixels[strength >= np.percentile(strength, 60)], axis=0)
+                colour = colour_of(part[:, left : end + 1][inked[:, left : end + 1]], paper)
                 where = Box(x0 + float(left), box.y0, x0 + float(end), box.y1)
-                return Sample(where, np.asarray(colour, np.float64)), x0 + float(pieces[last + 1][0])
+                return Sample(where, colour), x0 + float(pieces[last + 1][0])
     return None
 
 
@@ -146,7 +183,7 @@ def legend_of(rgb: Rgb, words: Sequence[Word], frame: Frame, read: Reader) -> Le
     for after in (False, True):
         found = [entry for w in texts if (entry := entry_of(rgb, w, after=after)) is not None]
         for one in found:
-            column = [q for q in found if same_column(q, one)]
+            column = near_together([q for q in found if same_column(q, one)], one)
             if len(column) >= 2 and len(column) > len(best):
                 best = column
     if not best:
@@ -185,6 +222,17 @@ def same_column(one: Entry, other: Entry) -> bool:
     if one.sample.after:
         return samples and abs(one.word.box.x1 - other.word.box.x1) < 1.2 * height
     return samples and abs(one.word.box.x0 - other.word.box.x0) < 1.2 * height
+
+
+def near_together(column: Legend, one: Entry) -> Legend:
+    """Of entries in a column those that follow each other without a wide space, from `one` up and down."""
+    order = sorted(column, key=lambda q: q.word.box.cy)
+    height = one.word.box.height
+    apart = [k + 1 for k, (a, c) in enumerate(pairwise(order)) if c.word.box.cy - a.word.box.cy > 3.2 * height]
+    for first, last in pairwise([0, *apart, len(order)]):
+        if any(q is one for q in order[first:last]):
+            return order[first:last]
+    return []
 
 
 def completed(rgb: Rgb, legend: Legend, texts: Sequence[Word]) -> Legend:
@@ -229,6 +277,15 @@ def sample_area(legend: Legend) -> list[Box]:
     ]
 
 
+def legend_area(legend: Legend) -> list[Box]:
+    """The whole of a legend with its margin, under which curves may run."""
+    if not legend:
+        return []
+    boxes = [box for e in legend for box in (e.word.box, e.sample.box)]
+    whole = Box(min(q.x0 for q in boxes), min(q.y0 for q in boxes), max(q.x1 for q in boxes), max(q.y1 for q in boxes))
+    return [whole.grown(0.6 * float(np.median([e.word.box.height for e in legend])))]
+
+
 def colour_gap(one: Floats, other: Floats) -> float:
     pixels = np.array([[one, other]], np.float32) / 255
     lab = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB), np.float64)[0]
@@ -264,7 +321,10 @@ def named(rgb: Rgb, paths: Sequence[Path], words: Sequence[Word], frame: Frame, 
             if spread > 14
             else in_order([tidy(e.word.text) for e in legend], paths)
         )
-        return [replace(p, name=names.get(i)) for i, p in enumerate(paths)]
+        if names:
+            return [replace(p, name=names.get(i)) for i, p in enumerate(paths)]
+        # Whose samples tell nothing names nothing; labels at the curves still may.
+        words = [w for w in words if not any(w.box.overlap(e.word.box) > 0.5 for e in legend)]
     return by_place(paths, words, frame)
 
 

@@ -207,7 +207,7 @@ def ruled(points: Floats, thick: float, size: float, chromatic: bool, wide: floa
         return False
     x, y = points[:, 0], points[:, 1]
     flat = max(2.6, 0.4 * thick)
-    if np.ptp(x) <= 2 * flat:
+    if plumb(points, flat):
         return True
     if np.ptp(y) <= 2 * flat:
         return not chromatic and float(np.ptp(x)) < 0.9 * wide
@@ -216,9 +216,35 @@ def ruled(points: Floats, thick: float, size: float, chromatic: bool, wide: floa
     if n < 2 * k:
         return False
     level = np.abs(y[k:] - y[:-k]) <= 0.75
-    plumb = np.abs(x[k:] - x[:-k]) <= 0.75
+    upright = np.abs(x[k:] - x[:-k]) <= 0.75
     # The corners themselves are neither; each costs about one window.
-    return bool(plumb.mean() > 0.05 and (level | plumb).sum() + 1.2 * k * 2 > len(level))
+    return bool(upright.mean() > 0.05 and (level | upright).sum() + 1.2 * k * 2 > len(level))
+
+
+def plumb(points: Floats, flat: float) -> bool:
+    """True for an upright line: no quantity has all values at one place. Its ends may lean on other ink."""
+    low, high = np.percentile(points[:, 0], (5, 95))
+    return float(high - low) <= 2 * flat and float(np.ptp(points[:, 1])) > float(np.ptp(points[:, 0]))
+
+
+def curls(points: Floats) -> bool:
+    """True for a way that winds about in one spot, as letters do: it is much longer than the place that it takes up."""
+    span = np.ptp(points, axis=0)
+    return len(points) > 3 and arc(points) > 1.8 * float(span.sum())
+
+
+def fine(depths: Floats, thick: float) -> bool:
+    """True for strokes of a much finer pen than that of the curves: pointers, rests of the grid. `depths` are distances to the
+    border of the ink at their middle."""
+    return thick > 3 and len(depths) > 0 and 2 * float(np.median(depths)) - 1 < 0.55 * thick
+
+
+def hugs_frame(points: Floats, layer: Layer) -> bool:
+    """True for what is left of the frame itself: a level line just inside its upper or lower side, all along."""
+    h = layer.mask.shape[0]
+    rim = layer.rim + layer.thick + 3
+    low, high = np.percentile(points[:, 1], (4, 96))
+    return layer.rim > 0 and float(high - low) <= 4 and (float(high) < rim or float(low) > h - 1 - rim)
 
 
 def along_frame(points: Floats, layer: Layer) -> Floats:
@@ -267,6 +293,9 @@ def straight(points: Floats) -> float:
 def leader(graph: Graph, edge: Edge, layer: Layer, text: Mask | None, size: float) -> bool:
     """A straight stroke from text to a curve (often with an arrow head) is a pointer, no curve."""
     if text is None or layer.chromatic or edge.length > 0.2 * size:
+        return False
+    # A pointer points at a curve; what runs out of the plot points at nothing.
+    if any(at_border(p, layer.mask.shape[1], layer.mask.shape[0]) for p in (edge.points[0], edge.points[-1])):
         return False
     trimmed = edge.points[int(0.1 * len(edge.points)) : max(2, int(0.9 * len(edge.points)))]
     if straight(trimmed) > max(1.3, 0.3 * layer.thick):
@@ -438,6 +467,106 @@ def unevenness(before: Floats, after: Floats, common: float) -> float:
     return float(np.sqrt(((points - basis @ solution) ** 2).sum(axis=1).mean()))
 
 
+def over_the_top(paths: list[Path], layer: Layer) -> list[Path]:
+    """Two halves of a curve whose peak lies in the cleared rim at the frame, put together."""
+    out = list(paths)
+    i = 0
+    while i < len(out):
+        for j in range(i + 1, len(out)):
+            whole = over_rim(out[i], out[j], layer)
+            if whole is not None:
+                out[i] = whole
+                del out[j]
+                break
+        else:
+            i += 1
+    return out
+
+
+def over_rim(one: Path, other: Path, layer: Layer) -> Path | None:
+    """One curve of two that end at the same side of the plot, or None.
+
+    The parabola over their ends must reach no farther than the frame: curves that leave the plot are steeper or lie farther apart.
+    """
+    h = layer.mask.shape[0]
+    origin = np.array(layer.origin, np.float64)
+    near = layer.rim + 5.0
+    look = 2 * max(14, round(4 * layer.thick))
+    if min(len(one.points), len(other.points)) < 2 * look:
+        return None
+    for first in (one.points - origin, one.points[::-1] - origin):
+        for second in (other.points - origin, other.points[::-1] - origin):
+            p, q = first[0], second[0]
+            gap = float(q[0] - p[0])
+            side = 0.0 if max(p[1], q[1]) < near else h - 1.0 if min(p[1], q[1]) > h - 1 - near else None
+            u, v = p - first[look], q - second[look]
+            if side is None or abs(gap) < 1 or float(u[0]) * gap <= 0 or float(v[0]) * gap >= 0:
+                continue
+            slope = 0.5 * (abs(float(u[1] / u[0])) + abs(float(v[1] / v[0])))
+            if slope > 0.8 or abs(gap) * slope / 4 > layer.rim + layer.thick + 2:
+                continue
+            # The last pixels were led straight to the frame.
+            before, after = first[round(near) :], second[round(near) :]
+            top = np.array([[0.5 * float(before[0, 0] + after[0, 0]), side]])
+            return united(one, other, smooth(np.concatenate([before[::-1], top, after]) + origin, 2.0))
+    return None
+
+
+def united(one: Path, other: Path, points: Floats) -> Path:
+    """One path of two; `points` has both and what lies between."""
+    la, lb = arc(one.points), arc(other.points)
+    gap = max(0.0, arc(points) - la - lb)
+    whole = la + lb + gap
+    return replace(
+        one,
+        points=points,
+        width=max(one.width, other.width),
+        gaps=(one.gaps * la + other.gaps * lb + gap) / whole,
+        shared=(one.shared * la + other.shared * lb) / whole,
+        doubt=max(one.doubt, other.doubt),
+        details={**one.details, "fresh": float(one.details["fresh"]) + float(other.details["fresh"]) + gap},
+    )
+
+
+def along_lines(paths: list[Path], layer: Layer) -> list[Path]:
+    """Curves that end lying on a grid line go on along it to where the others end: had one left the line, it would show."""
+    h, w = layer.mask.shape
+    origin = np.array(layer.origin, np.float64)
+    right = sorted((float(max(p.points[0, 0], p.points[-1, 0])) - origin[0] for p in paths), reverse=True)
+    if len(right) < 3 or right[1] < right[0] - 0.03 * w:
+        return paths
+    goal = right[1]
+    out: list[Path] = []
+    for path in paths:
+        points = path.points if path.points[-1, 0] >= path.points[0, 0] else path.points[::-1]
+        tip = points[-1] - origin
+        back = points[-1] - points[max(0, len(points) - 1 - max(20, round(0.05 * w)))]
+        lies = back[0] > 8 and abs(back[1]) < 0.06 * back[0] + 1.0
+        rest = goal - tip[0]
+        if lies and 0.02 * w < rest < 0.6 * w:
+            x0, x1, y = round(tip[0]) + 1, round(goal), round(tip[1])
+            band = slice(max(0, y - round(layer.thick) - 1), min(h, y + round(layer.thick) + 2))
+            line = (layer.hidden & layer.weak & ~layer.text)[band, x0:x1]
+            rows = line.mean(axis=1)
+            if len(rows) and float(rows.max()) > 0.9:
+                level = float(np.mean(np.nonzero(rows > 0.8 * rows.max())[0])) + band.start
+                tail = np.array([[x1 - 0.8 * rest, level], [goal, level]]) + origin
+                whole = arc(points) + rest
+                path = replace(
+                    path,
+                    points=np.concatenate([points, tail]),
+                    gaps=(path.gaps * arc(points) + rest) / whole,
+                )
+        out.append(path)
+    return out
+
+
+def leaves(points: Floats, layer: Layer) -> bool:
+    """True when an end lies at the plot's border."""
+    h, w = layer.mask.shape
+    return at_border(points[0], w, h) or at_border(points[-1], w, h)
+
+
 def trace_layer(layer: Layer, size: float) -> list[Path]:
     """Curves of one layer, in picture pixels. `size` is the plot's diagonal.
 
@@ -477,8 +606,10 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
         explained(ground, points, 0.2)
         if float(np.hypot(*np.ptp(points, axis=0))) < 0.05 * size or fresh < 0.04 * size:
             return
+        if fresh < 0.25 * size and fine(width[inside(points)][own], thick):
+            return
         points = smooth(centred(points, layer.mask, thick), max(1.5, 0.6 * thick))
-        if ruled(points, thick, size, layer.chromatic, layer.mask.shape[1]):
+        if ruled(points, thick, size, layer.chromatic, layer.mask.shape[1]) or hugs_frame(points, layer):
             return
         points = along_frame(to_border(points, layer), layer)
         paths.append(
@@ -490,7 +621,7 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
                 1 - fresh / max(float(steps[trail.inked | dashed].sum()), 1),
                 trail.doubt,
                 dashed=dashed,
-                details={"fresh": fresh, "chromatic": layer.chromatic},
+                details={"fresh": fresh, "chromatic": layer.chromatic, "leaves": leaves(points, layer)},
             )
         )
 
@@ -504,6 +635,7 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
         if stroke.length < (1.5 * thick if dash else max(2.5 * thick, 0.012 * size)):
             continue
         if leader(graph, stroke, layer, layer.text, size):
+            explained(ground, stroke.points, 0.2)
             continue
         tries += 1
         pen = Pen(0.35 if dash else 0.9, max(0.035 * size, (7 if dash else 4) * thick), lag, step)
@@ -549,9 +681,12 @@ def joined(paths: list[Path], layer: Layer, size: float) -> list[Path]:
                         turns = [
                             math.acos(float(np.clip(u @ v / max(np.hypot(*v), 1e-9), -1, 1))) for v in (leave, enter)
                         ]
-                        if max(turns) > (0.3 if gap > 0.06 * size else 0.45):
-                            continue
                         seen = seen_through(near, p - origin, q - origin)
+                        # Under a cover a curve may bend, one way.
+                        bends = [float(leave[0] * u[1] - leave[1] * u[0]), float(u[0] * enter[1] - u[1] * enter[0])]
+                        arched = seen > 0.9 and bends[0] * bends[1] > 0 and abs(turns[0] - turns[1]) < 0.35
+                        if max(turns) > (0.6 if arched else 0.3 if gap > 0.06 * size else 0.45):
+                            continue
                         if seen < 0.2 and gap > 0.04 * size:
                             continue
                         cost = gap * (1 + 3 * sum(turns)) * (1.6 - seen)
@@ -563,18 +698,18 @@ def joined(paths: list[Path], layer: Layer, size: float) -> list[Path]:
         a, b = out[i], out[j]
         first = a.points[::-1] if flip_i else a.points
         second = b.points[::-1] if flip_j else b.points
-        la, lb, gap = arc(first), arc(second), float(np.hypot(*(second[0] - first[-1])))
-        whole = la + lb + gap
-        merged = Path(
-            np.concatenate([first, second]),
-            a.colour,
-            max(a.width, b.width),
-            (a.gaps * la + b.gaps * lb + gap) / whole,
-            (a.shared * la + b.shared * lb) / whole,
-            max(a.doubt, b.doubt),
-            details={**a.details, "fresh": float(a.details["fresh"]) + float(b.details["fresh"]) + gap},
-        )
-        out = [p for k, p in enumerate(out) if k not in (i, j)] + [merged]
+        points = np.concatenate([first, bridge(first, second, a.width), second])
+        out = [p for k, p in enumerate(out) if k not in (i, j)] + [united(a, b, points)]
+
+
+def bridge(first: Floats, second: Floats, thick: float) -> Floats:
+    """What lies between the end of one way and the start of another, without both: smooth over a wide gap."""
+    p, q = first[-1], second[0]
+    if float(np.hypot(*(q - p))) <= 4 * thick:
+        return first[:0]
+    u, v = p - first[max(0, len(first) - 40)], second[min(len(second) - 1, 39)] - q
+    u, v = u / max(float(np.hypot(*u)), 1e-9), v / max(float(np.hypot(*v)), 1e-9)
+    return hermite(p, q, u, -v)[1:-1]
 
 
 def at_border(point: Floats, wide: int, high: int) -> bool:
@@ -588,13 +723,17 @@ def trace(
     texts: Sequence[Box] = (),
     alone: Callable[[Layer, float], Path | None] | None = None,
 ) -> list[Path]:
-    """Curves of all layers. `alone` is asked first whether a coloured layer is one curve."""
+    """Curves of all layers. `alone` is asked first whether a layer is one curve: where colours tell curves apart, black is one."""
     out: list[Path] = []
+    coloured = any(layer.chromatic for layer in layers)
     for layer in layers:
-        sole = alone(layer, size) if alone and layer.chromatic else None
+        sole = alone(layer, size) if alone and coloured else None
+        if sole is not None and not layer.chromatic and sole.gaps > 0.1:
+            sole = None
         found = [sole] if sole else trace_layer(layer, size)
         if len(found) > 1:
             found = joined(distinct(found, size, texts), layer, size)
+            found = along_lines(over_the_top(found, layer), layer)
         out += [p for p in found if float(np.hypot(*np.ptp(p.points, axis=0))) > 0.1 * size]
     return distinct(out, size, texts)
 
@@ -625,10 +764,14 @@ def distinct(paths: Sequence[Path], size: float, texts: Sequence[Box] = ()) -> l
             # A curve that leaves a bundle only for a short way is believed only when that way is long enough.
             if arc(fresh) < 0.045 * size:
                 continue
-        if pointer(fresh, path, size, texts) or (
-            path.shared > 0.12
-            and fresh is not path.points
-            and ruled(fresh[len(fresh) // 8 : len(fresh) - len(fresh) // 8], path.width, size, False, 2 * size)
+        if (
+            (fresh is not path.points and curls(fresh))
+            or pointer(fresh, path, size, texts)
+            or (
+                path.shared > 0.12
+                and fresh is not path.points
+                and ruled(fresh[len(fresh) // 8 : len(fresh) - len(fresh) // 8], path.width, size, False, 2 * size)
+            )
         ):
             continue
         kept.append(path)
@@ -661,7 +804,7 @@ def longest_run(points: Floats, keep: Mask) -> Floats:
 def pointer(fresh: Floats, path: Path, size: float, texts: Sequence[Box]) -> bool:
     """A short straight stroke with text at one end."""
     length = arc(fresh)
-    if length > 0.2 * size or len(fresh) < 4 or bool(path.details.get("chromatic")):
+    if length > 0.2 * size or len(fresh) < 4 or bool(path.details.get("chromatic") or path.details.get("leaves")):
         return False
     body = fresh[int(0.12 * len(fresh)) : max(3, int(0.88 * len(fresh)))]
     if straight(body) > max(2.0, 0.03 * length):

@@ -1,12 +1,24 @@
 """A pen with momentum on strokes drawn here: crossings, dashes, corners, ends."""
 
 import math
+from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
 
-from adapters.curves.follow import Field, Pen, Trail, both_ways, centred, explained, field_of, follow, unfolded
+from adapters.curves.follow import (
+    Field,
+    Pen,
+    Trail,
+    both_ways,
+    centred,
+    explained,
+    field_of,
+    follow,
+    unfolded,
+    unreversed,
+)
 from adapters.curves.trace import uncrossed, without_borrowed_tails
 
 HIGH, WIDE, THICK = 300, 420, 4
@@ -121,3 +133,21 @@ def test_ends_are_exchanged_where_that_makes_both_curves_smooth() -> None:
     assert better is not None
     assert min(off(better[0], rising), off(better[0], falling)) < 3
     assert uncrossed(rising, falling, THICK, set(), (0, 1)) is None
+
+
+def trail_of(*corners: tuple[float, float]) -> Trail:
+    pieces = [np.linspace(a, b, max(2, round(math.dist(a, b) / 3)))[1:] for a, b in pairwise(corners)]
+    points = np.concatenate([np.array([corners[0]], np.float64), *pieces])
+    return Trail(points, np.ones(len(points), bool), 0.0)
+
+
+def test_a_way_that_comes_back_from_where_curves_begin_ends_there() -> None:
+    trail = unreversed(trail_of((380, 60), (120, 70), (20, 290), (60, 60), (100, 20)), THICK)
+    assert math.dist(trail.points[-1], (20, 290)) < 12
+
+
+def test_a_peak_is_no_way_back_and_shaking_neither() -> None:
+    peak = trail_of((20, 250), (190, 240), (205, 20), (222, 240), (400, 250))
+    assert len(unreversed(peak, THICK).points) == len(peak.points)
+    shaking = trail_of((380, 60), (160, 150), (164, 170), (150, 180), (20, 290))
+    assert len(unreversed(shaking, THICK).points) == len(shaking.points)

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from adapters.curves.grid import Band, riding, without_grid
+from adapters.curves.grid import Band, peaks_of, riding, showing, without_grid
 from adapters.curves.ink import boxes_around
 
 HIGH, WIDE = 300, 400
@@ -82,7 +82,38 @@ def test_a_box_around_text_goes_and_a_flat_curve_beside_text_stays() -> None:
     text[35:65, 240:360] = True
     cv2.line(mask, (10, 200), (390, 200), 1, 3)
     text[205:225, 200:300] = True
-    found = boxes_around(mask.astype(bool), text)
+    found = boxes_around(mask.astype(bool), text, 3.0)
     assert found[20, 230:370].all()
     assert found[30:70, 220].all()
     assert not found[190:210].any()
+
+
+def test_a_box_whose_corner_lies_on_a_curve_goes_and_the_curve_stays() -> None:
+    mask, text = paper(), np.zeros((HIGH, WIDE), bool)
+    cv2.line(mask, (150, 5), (150, 100), 1, 3)
+    cv2.line(mask, (150, 100), (399, 100), 1, 3)
+    cv2.line(mask, (10, 37), (390, 208), 1, 4)
+    text[20:90, 165:380] = True
+    found = boxes_around(mask.astype(bool), text, 4.0)
+    assert found[100, 160:390].all()
+    assert found[20:90, 150].all()
+    assert not found[120:].any()
+    assert not found[:, :140].any()
+
+
+def test_a_flat_curve_beside_a_grid_line_does_not_make_the_line_thicker() -> None:
+    strength = np.zeros((HIGH, WIDE))
+    strength[100:102] = 0.6
+    strength[102:106, 60:] = 0.9
+    band = peaks_of(strength, strength > 0.3, np.ones((HIGH, WIDE), bool))[0]
+    assert band.core == (100, 101)
+
+
+def test_a_line_as_pale_as_the_others_is_grid_also_when_it_alone_got_into_the_mask() -> None:
+    mask = paper().astype(bool)
+    bands = [Band(y, y + 1, 1.0, dark=0.4) for y in (50, 100, 150, 200)]
+    mask[50:52] = True
+    pale = [Band(50, 51, 1.0, dark=0.46), *bands[1:]]
+    assert [b.first for b in showing(mask, pale)] == [50]
+    # What is much darker is a flat curve that lies on the line.
+    assert showing(mask, [Band(50, 51, 1.0, dark=0.9), *bands[1:]]) == []

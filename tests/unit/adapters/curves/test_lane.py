@@ -1,5 +1,7 @@
 """One colour, one curve: what the cheapest way gets over, and what it must not take for one curve."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
@@ -113,3 +115,18 @@ def test_a_pointer_from_text_to_a_coloured_curve_is_no_curve() -> None:
     pointer = path_of(np.c_[np.linspace(100, 150, 60), np.linspace(60, 198, 60)], BLACK)
     assert without_pointers([curve, pointer], [Box(60, 40, 120, 56)], SIZE) == [curve]
     assert len(without_pointers([curve, pointer], [], SIZE)) == 2
+
+
+def test_where_colours_tell_curves_apart_the_black_one_is_one_curve_with_its_corners() -> None:
+    corners = np.array([(30, 80), (120, 200), (210, 60), (370, 150)], np.float64)
+    black = replace(layer_of(corners), colour=BLACK, chromatic=False)
+    red = layer_of(np.c_[AT, 270 - 0.1 * AT])
+    found = [p for p in trace([red, black], SIZE, (), sole_curve) if p.colour == BLACK]
+    assert len(found) == 1
+    assert error(found[0], corners[:, 0], corners[:, 1]) < 6
+
+
+def test_alone_black_is_several_curves_until_the_contrary_is_seen() -> None:
+    upper, lower = np.c_[AT, 60 + 0.1 * AT], np.c_[AT[60:-60], 200 + 0.1 * AT[60:-60]]
+    black = replace(layer_of(upper, lower), colour=BLACK, chromatic=False)
+    assert len(trace([black], SIZE, (), sole_curve)) == 2

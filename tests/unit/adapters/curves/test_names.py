@@ -1,6 +1,7 @@
 """Legends: samples found beside their texts, whichever side, with markers, in boxes; and curves named by colour."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -106,3 +107,48 @@ def test_a_condition_that_holds_for_all_curves_names_none() -> None:
     assert [w.text for w in without_remarks(words, 2)] == ["VGS = 4 V", "VGS = 6 V"]
     words = [Word(t, Box(0, 0, 9, 9), 0.9) for t in ("Ciss", "Coss", "f = 1 MHz")]
     assert [w.text for w in without_remarks(words, 3)] == ["Ciss", "Coss"]
+
+
+def test_a_dashed_sample_close_to_its_text_and_within_its_box_is_found() -> None:
+    image = np.full((400, 600, 3), 255, np.uint8)
+    words: list[Word] = []
+    for k, text in enumerate(("VIN = 5V", "VIN = 6V")):
+        y = 60 + 34 * k
+        cv2.putText(image, text, (200, y + 11), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (0, 0, 0), 2, cv2.LINE_AA)
+        for x in range(136, 192, 20) if k else (136,):
+            cv2.line(image, (x, y), (x + (12 if k else 56), y), (0, 0, 0), 4)
+        words.append(Word(text, Box(175, y - 17, 350, y + 17), 0.99))
+    legend = legend_of(image, words, FRAME, unread)
+    assert [e.word.text for e in legend] == ["VIN = 5V", "VIN = 6V"]
+    assert all(e.sample.box.x0 < 140 and 185 < e.sample.box.x1 < 198 for e in legend)
+
+
+def test_letters_are_no_samples() -> None:
+    image = np.full((400, 600, 3), 255, np.uint8)
+    words: list[Word] = []
+    for k, (first, second) in enumerate((("Ciss", "Cgs + Cgd"), ("Crss", "Cgd"))):
+        y = 60 + 40 * k
+        cv2.putText(image, first, (160, y + 7), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 0), 2, cv2.LINE_AA)
+        cv2.putText(image, second, (240, y + 7), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 0), 2, cv2.LINE_AA)
+        words.append(Word(second, Box(236, y - 16, 400, y + 16), 0.99))
+    assert legend_of(image, words, FRAME, unread) == []
+
+
+def test_texts_far_apart_are_no_legend_though_each_has_a_line_beside_it() -> None:
+    image = np.full((400, 600, 3), 255, np.uint8)
+    words: list[Word] = []
+    for k, text in enumerate(("4 V", "6 V")):
+        y = 60 + 240 * k
+        cv2.putText(image, text, (200, y + 7), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (0, 0, 0), 2, cv2.LINE_AA)
+        cv2.line(image, (136, y), (186, y), (0, 0, 0), 3)
+        words.append(Word(text, Box(197, y - 14, 245, y + 14), 0.99))
+    assert legend_of(image, words, FRAME, unread) == []
+
+
+def test_a_legend_that_tells_nothing_leaves_the_labels_at_the_curves() -> None:
+    image, words = picture()
+    legend = legend_of(image, words, FRAME, unread)
+    grey = [replace(e, sample=replace(e.sample, colour=np.array([60.0, 60.0, 60.0]))) for e in legend]
+    path = Path(np.c_[np.linspace(60, 400, 90), np.full(90, 300.0)])
+    label = Word("Ciss", Box(200, 285, 250, 305), 0.99)
+    assert [p.name for p in named(image, [path], [*words, label], FRAME, grey)] == ["Ciss"]

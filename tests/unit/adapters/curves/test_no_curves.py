@@ -1,0 +1,128 @@
+"""What is drawn in a plot and is no curve: pointers, the frame, letters, rests of the grid; and curves that other things hide."""
+
+import cv2
+import numpy as np
+import pytest
+
+from adapters.curves.ink import Layer
+from adapters.curves.shapes import Box, Floats, Mask, Path
+from adapters.curves.trace import along_lines, curls, fine, hugs_frame, joined, over_the_top, plumb, trace
+
+WIDE, HIGH, THICK, RIM = 600, 450, 5, 4
+SIZE = float(np.hypot(WIDE, HIGH))
+X = np.linspace(10, 590, 400)
+NOTHING = np.zeros((HIGH, WIDE), np.bool_)
+
+
+def drawn(*strokes: tuple[Floats, int]) -> Mask:
+    image = np.zeros((HIGH, WIDE), np.uint8)
+    for points, thick in strokes:
+        cv2.polylines(image, [np.round(points).astype(np.int32).reshape(-1, 1, 2)], False, 1, thick)
+    return image.astype(bool)
+
+
+def layer_of(mask: Mask, *, hidden: Mask = NOTHING, text: Mask = NOTHING, weak: Mask | None = None) -> Layer:
+    mask = mask.copy()
+    mask[:RIM], mask[-RIM:], mask[:, :RIM], mask[:, -RIM:] = False, False, False, False
+    return Layer(
+        mask & ~text, hidden | text, mask if weak is None else weak, text, (0, 0, 0), False, (0, 0), float(THICK), RIM
+    )
+
+
+def line(*corners: tuple[float, float]) -> Floats:
+    return np.array(corners, np.float64)
+
+
+def path_of(points: Floats) -> Path:
+    return Path(points, width=THICK, details={"fresh": 100.0, "chromatic": False})
+
+
+def test_a_fine_pointer_from_a_label_over_a_curve_to_another_is_no_curve() -> None:
+    upper, lower = np.c_[X, 100 + 0.3 * X], np.c_[X, 200 + 0.3 * X]
+    pointer = line((200, 330), (262, 200))
+    label = Box(150, 332, 215, 352)
+    text = NOTHING.copy()
+    text[332:353, 150:216] = True
+    layer = layer_of(drawn((upper, THICK), (lower, THICK), (pointer, 2)), text=text)
+    assert len(trace([layer], SIZE, (label,))) == 2
+
+
+def test_a_straight_end_behind_a_label_belongs_to_its_curve() -> None:
+    curve = np.c_[X, 100 + 0.004 * np.maximum(X - 430, 0) ** 2]
+    label = Box(470, 94, 520, 138)
+    text = NOTHING.copy()
+    text[94:139, 470:521] = True
+    found = trace([layer_of(drawn((curve, THICK)), text=text)], SIZE, (label,))
+    assert len(found) == 1
+    assert found[0].points[:, 0].max() > 580
+    assert found[0].points[:, 0].min() < 20
+
+
+def test_strokes_of_a_much_finer_pen_are_told_by_their_depth() -> None:
+    assert fine(np.full(40, 1.0), 5.0)
+    assert not fine(np.full(40, 2.8), 5.0)
+    assert not fine(np.full(40, 1.0), 2.0), "where curves are fine themselves nothing is told"
+
+
+@pytest.mark.parametrize("y", [RIM + 1.0, HIGH - RIM - 2.0])
+def test_a_level_line_at_the_frame_is_the_frame(y: float) -> None:
+    layer = layer_of(NOTHING)
+    assert hugs_frame(np.c_[X, np.full(len(X), y)], layer)
+    assert not hugs_frame(np.c_[X, np.full(len(X), HIGH / 2)], layer)
+    assert not hugs_frame(np.c_[X, np.linspace(y, HIGH / 2, len(X))], layer)
+
+
+def test_an_upright_line_that_leans_on_other_ink_at_its_ends_is_upright_still() -> None:
+    upright = line(*[(100 + 0.2 * (k % 2), 20 + k) for k in range(400)], (104, 421), (108, 422), (112, 423))
+    assert plumb(upright, 2.6)
+    assert not plumb(np.c_[X, 100 + 0.3 * X], 2.6)
+
+
+def test_letters_curl_and_peaks_do_not() -> None:
+    t = np.linspace(0, 4 * np.pi, 200)
+    assert curls(np.c_[100 + 12 * np.cos(t) + t, 100 + 12 * np.sin(t)])
+    assert not curls(np.c_[X, 300 - 250 * np.exp(-(((X - 300) / 20) ** 2))])
+
+
+def test_a_peak_that_touches_the_frame_is_one_curve() -> None:
+    peak = 0.004 * (X - 300) ** 2
+    found = trace([layer_of(drawn((np.c_[X, peak], THICK)))], SIZE)
+    assert len(found) == 1
+    assert found[0].points[:, 0].min() < 60
+    assert found[0].points[:, 0].max() > 540
+
+
+def test_two_curves_that_leave_the_plot_side_by_side_stay_two() -> None:
+    left, right = line((100, 440), (280, 0)), line((500, 440), (300, 0))
+    paths = [path_of(np.linspace(a[-1], a[0], 300)) for a in (left, right)]
+    assert len(over_the_top(paths, layer_of(NOTHING))) == 2
+
+
+def along_a_line(other_ends: float) -> list[Path]:
+    """A curve that ends on a grid line at x = 300, beside two that end at `other_ends`."""
+    hidden = NOTHING.copy()
+    hidden[198:203] = True
+    layer = layer_of(NOTHING, hidden=hidden, weak=hidden)
+    x = np.linspace(20, 300, 280)
+    ending = path_of(np.c_[x, 200 + 100 * np.exp(-x / 40)])
+    others = [path_of(np.c_[np.linspace(20, other_ends, 300), np.full(300, y)]) for y in (50.0, 100.0)]
+    return along_lines([ending, *others], layer)
+
+
+def test_a_curve_that_ends_on_a_grid_line_goes_on_to_where_the_others_end() -> None:
+    assert along_a_line(595)[0].points[-1] == pytest.approx((595, 200), abs=1.5)
+    assert along_a_line(300)[0].points[-1, 0] == pytest.approx(300)
+
+
+def test_a_curve_may_bend_under_a_legend_one_way() -> None:
+    hidden = NOTHING.copy()
+    hidden[100:300, 100:300] = True
+    layer = layer_of(NOTHING, hidden=hidden)
+    t = np.linspace(0, np.pi / 2, 400)
+    arch = np.c_[60 + 400 * (1 - np.cos(t)), 400 - 350 * np.sin(t)]
+    under = (arch[:, 0] > 130) & (arch[:, 0] < 220)
+    first, second = arch[: int(np.argmax(under))], arch[int(len(arch) - np.argmax(under[::-1])) :]
+    found = joined([path_of(first), path_of(second)], layer, SIZE)
+    assert len(found) == 1
+    away = np.hypot(*(found[0].points[:, None] - arch[None]).transpose(2, 0, 1)).min(axis=1)
+    assert away.max() < 8
