@@ -1,12 +1,12 @@
 """What a process of the pool makes of extracted charts."""
 
-import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from domain.errors import NotFound
+from adapters.storage.local import LocalBlobs
 from labledger.pooled import charts_of, fit
 from tests.unit.adapters.spice.synthetic import device
 
@@ -15,24 +15,7 @@ pytest.importorskip("scipy", reason="the extra `spice` is not installed")
 from labledger.curves import NgspiceFitter
 
 
-class Memory:
-    """Blobs in memory."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
-
-    def put(self, data: bytes) -> str:
-        digest = hashlib.sha256(data).hexdigest()
-        self.kept[digest] = data
-        return digest
-
-    def get(self, sha256: str) -> bytes:
-        if sha256 not in self.kept:
-            raise NotFound(sha256)
-        return self.kept[sha256]
-
-
-def fitted(blobs: Memory, labels: dict[float, float]) -> dict[str, Any]:
+def fitted(blobs: LocalBlobs, labels: dict[float, float]) -> dict[str, Any]:
     """A fit to the extracted output chart of a device, some of whose curves carry another's label."""
     curves = [
         {"name": f"VGS = {labels.get(row['vgs'], row['vgs']):g} V", "x": row["vds"], "y": row["id"]}
@@ -44,8 +27,8 @@ def fitted(blobs: Memory, labels: dict[float, float]) -> dict[str, Any]:
     return fit(spec, lambda percent, note: None, NgspiceFitter(), blobs)
 
 
-def test_swapped_labels_are_suspect_and_the_library_of_what_was_meant_is_kept() -> None:
-    blobs = Memory()
+def test_swapped_labels_are_suspect_and_the_library_of_what_was_meant_is_kept(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
     swapped = fitted(blobs, {11: 13, 13: 11})
     assert swapped["grade"] == "suspect"
     assert any("11 V and 13 V" in finding and "swapped" in finding for finding in swapped["findings"])
