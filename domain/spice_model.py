@@ -314,6 +314,7 @@ aggregate = Aggregate(kind="spice_model", initial=SpiceModel(), decide=decide, e
 _PREFIXES = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "": 1.0}
 _NUMBER = r"([-+−]?\d+(?:[.,]\d+)?)"
 _CAPACITANCES = ("c_iss", "c_oss", "c_rss")
+_SAY_UNIT = " (extractions correct, with `unit` in the calibration)"
 _FITTED = ("output", "transfer", "body_diode", "diode", "capacitance")
 
 
@@ -358,7 +359,7 @@ def shown_by(chart: ChartOf) -> str:
     unit, along = chart.y_unit.strip("()[] "), re.sub(r"[\W_]", "", chart.x_title.lower())
     if unit.endswith("F"):
         return "capacitance"
-    if unit.endswith("A") and any(word in along for word in ("vsd", "sourcetodrain", "sourcedrain")):
+    if unit.endswith("A") and any(word in along for word in ("vsd", "sourcetodrain", "sourcedrain", "bodydiode")):
         return "body_diode"
     if any(word in along for word in ("vgs", "gatetosource", "gatesource")):
         # Against the gate's voltage there are others too, such as the charge.
@@ -388,6 +389,15 @@ def measured(name: str, device_type: str, charts: Sequence[ChartOf]) -> tuple[di
             why = "it shows something else" if chart.chart else "nothing tells what it shows (images describe --chart)"
             notes.append(f"{chart.source or 'a chart'} is left out: {why}")
             continue
+        if shows == "capacitance" and not chart.y_unit:
+            # pF or nF: a guess would be off by a thousand.
+            notes.append(
+                f"{chart.source or 'a chart'} is left out: the unit of its capacitances was not read{_SAY_UNIT}"
+            )
+            continue
+        for axis, unit, usual in (("x", chart.x_unit, "V"), ("y", chart.y_unit, "A")):
+            if not unit:
+                notes.append(f"the unit of the {axis} axis{where} was not read and is taken to be {usual}{_SAY_UNIT}")
         for label, xs, ys in chart.curves:
             x, y = [fx * value for value in xs], [fy * value for value in ys]
             tj = value_in_celsius(label)
@@ -404,8 +414,9 @@ def measured(name: str, device_type: str, charts: Sequence[ChartOf]) -> tuple[di
                         out.setdefault("output", []).append({"vgs": vgs, "vds": x, "id": y})
                 case "transfer":
                     if chart.vds_v is None and value_in(label, "vds") is None:
+                        named = f", its name {label!r} does not give it" if label else ""
                         notes.append(
-                            f"a transfer curve{where} is left out: its VDS is not known, name {label!r} (images describe --vds)"
+                            f"a transfer curve{where} is left out: its VDS is not known{named} (images describe --vds)"
                         )
                     else:
                         vds = value_in(label, "vds")
@@ -423,7 +434,7 @@ def measured(name: str, device_type: str, charts: Sequence[ChartOf]) -> tuple[di
                         out.setdefault("capacitance", {})[key] = {"v": x, "c": y}
                 case _:
                     pass  # left out above
-    return out, notes
+    return out, list(dict.fromkeys(notes))
 
 
 def value_in_celsius(name: str | None) -> float | None:

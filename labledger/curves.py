@@ -139,9 +139,10 @@ def _calibration(
 
 
 def unit_in(title: str) -> str:
-    """The unit in an axis' title: `mA` of `ID (mA)`, `V` of `VDS / V`. Empty where there is none."""
-    unit = r"([fpnuµμmkMG]?(?:A|V|F|Ω|W|C|s|Hz))"
-    found = re.search(rf"[(\[]\s*{unit}\s*[)\]]", title) or re.search(rf"[,/]\s*{unit}\s*$", title)
+    """The unit in an axis' title: `mA` of `ID (mA)`, `V` of `VDS / V`, `VR - V` and `(VOLTS)`. Empty where there is none."""
+    title = re.sub(r"\b(VOLT|AMP)(?:S|ERES?)?\b", lambda word: word[1][0], title, flags=re.IGNORECASE)
+    unit = r"([fpnuµμmkMG]?(?:A|V|F|Ω|W|C|S|s|Hz))"
+    found = re.search(rf"[(\[]\s*{unit}\s*[)\]]", title) or re.search(rf"[,/–—-]\s*{unit}\s*$", title)
     return found[1] if found else ""
 
 

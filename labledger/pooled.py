@@ -190,7 +190,7 @@ def charts_of(chart: Mapping[str, Any], found: Mapping[str, Any]) -> list[ChartO
         return [first]
     # What was said of the chart holds for its second axis too if that has the same quantity.
     same = said("y2", "unit")[-1:] == said("y", "unit")[-1:]
-    return [first, on("y2", chart.get("chart") if same else "other")]
+    return [first, on("y2", chart.get("chart") if same or not chart.get("chart") else "other")]
 
 
 async def artifacts(

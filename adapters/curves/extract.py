@@ -20,7 +20,7 @@ from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, on_the_first, sides_of
 from adapters.curves.trace import trace
-from adapters.curves.words import Reader, read_boxes, remembering, written
+from adapters.curves.words import Reader, read_boxes, remembering, titles_joined, written
 from adapters.curves.words import engine as own_engine
 from domain.errors import Refused
 
@@ -315,10 +315,10 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         advice = ask(options.adviser, rgb)
         calibration = advised(advice, calibration)
         lap("adviser")
-    boxes = text.find(picture.rgb)
+    frame = calibration.frame
+    boxes = titles_joined(text.find(picture.rgb), frame)
     words = read_boxes(picture.rgb, boxes, read)
     lap("text")
-    frame = calibration.frame
     x, y = calibration.x, calibration.y
     texts = [w.box for w in written(words, frame)]
     size = float(np.hypot(frame.box.width, frame.box.height))

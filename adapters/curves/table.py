@@ -4,10 +4,16 @@ import csv
 import io
 
 from adapters.curves.extract import Extraction
+from adapters.curves.shapes import Word
 
 
 def heading(letter: str, label: str) -> str:
     return f"{letter} [{label}]" if label else letter
+
+
+def has_letters(word: Word) -> bool:
+    """Letters, and not what a tick's label looks like to the reader, which knows Chinese too."""
+    return any(c.isalpha() and ord(c) < 0x2E80 for c in word.text)
 
 
 def axis_title(extraction: Extraction, letter: str) -> str:
@@ -21,16 +27,13 @@ def axis_title(extraction: Extraction, letter: str) -> str:
         below = [
             w
             for w in extraction.words
-            if not w.upright
-            and w.box.y0 > b.y1
-            and abs(w.box.cx - b.cx) < 0.35 * b.width
-            and any(c.isalpha() for c in w.text)
+            if not w.upright and w.box.y0 > b.y1 and abs(w.box.cx - b.cx) < 0.35 * b.width and has_letters(w)
         ]
         return min(below, key=lambda w: w.box.y0).text if below else ""
     if letter == "y2":
-        right = [w for w in extraction.words if w.upright and w.box.x0 > b.x1 - 2 and any(c.isalpha() for c in w.text)]
+        right = [w for w in extraction.words if w.upright and w.box.x0 > b.x1 - 2 and has_letters(w)]
         return max(right, key=lambda w: w.box.height).text if right else ""
-    left = [w for w in extraction.words if w.upright and w.box.x1 < b.x0 + 2 and any(c.isalpha() for c in w.text)]
+    left = [w for w in extraction.words if w.upright and w.box.x1 < b.x0 + 2 and has_letters(w)]
     return max(left, key=lambda w: w.box.height).text if left else ""
 
 

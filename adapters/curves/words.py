@@ -171,6 +171,29 @@ def blobs(ink: Grey, level: float) -> list[tuple[Box, int]]:
     return out
 
 
+def titles_joined(boxes: Sequence[Box], frame: Frame) -> list[Box]:
+    """Boxes with the pieces of each upright title beside the frame put together: the detector parts them at a space, and a piece
+    as short as `(A)` is no longer seen to stand upright."""
+    b = frame.box
+    out: list[Box] = []
+    for box in sorted(boxes, key=lambda q: q.y0):
+        last = next((k for k, q in enumerate(out) if _goes_on(q, box)), None)
+        beside = box.x1 < b.x0 or box.x0 > b.x1
+        if not beside or box.width > 1.6 * box.height or last is None:
+            out.append(box)
+            continue
+        q = out[last]
+        out[last] = Box(min(q.x0, box.x0), min(q.y0, box.y0), max(q.x1, box.x1), max(q.y1, box.y1))
+    return out
+
+
+def _goes_on(upper: Box, lower: Box) -> bool:
+    """Whether a box stands in one column with that above it, and touches it: labels of ticks and lines of a legend keep apart."""
+    width = min(upper.width, lower.width)
+    column = min(upper.x1, lower.x1) - max(upper.x0, lower.x0) > 0.7 * max(upper.width, lower.width)
+    return column and upper.width <= 1.6 * upper.height and lower.y0 - upper.y1 < 0.1 * width
+
+
 def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader) -> list[Word]:
     """Read boxes; tall narrow ones are turned a quarter first, both ways, and the better reading counts."""
     crops: list[Rgb] = []

@@ -627,6 +627,7 @@ def _spice(app: typer.Typer) -> None:
         share = "" if checked.get("nrmse") is None else f"nrmse {100 * checked['nrmse']:.2f} %"
         session.print(f"version {fitted[-1]['version']}: {checked['grade']}  {share}")
         if not checked["ok"]:
+            session.print(f"that is worse than the limit of {100 * limit:g} %")
             raise typer.Exit(int(Code.NOT_VERIFIED))
 
 

@@ -247,7 +247,10 @@ class SpiceModels(Kind):
     async def get(self, product: str) -> "list[dict[str, Any]]":
         """Its versions, with what the fitted ones are. Raises `NotFound`."""
         product_id = product_id_of(product)
-        model: SpiceModel = await self._lab.state("spice_model", product_id)
+        try:
+            model: SpiceModel = await self._lab.state("spice_model", product_id)
+        except NotFound:
+            raise NotFound(f"there is no model of {product_id}: `labledger spice fit {product_id}` makes one") from None
         results: dict[str, dict[str, Any]] = {}
         for stored in await self._lab.history("spice_model", product_id):
             if stored.type.startswith("spice_model.fitted."):

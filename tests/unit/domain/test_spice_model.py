@@ -218,6 +218,15 @@ def test_charts_of_a_device_become_its_measured_curves() -> None:
     assert spans["capacitance_v"].value_to == 3.0
 
 
+def test_a_unit_that_was_not_read_is_assumed_aloud_or_not_at_all() -> None:
+    current = chart("output", ("VGS = 4 V", UP, UP), y_unit="", source="output.png")
+    capacitance = chart("capacitance", ("Ciss", UP, UP), y_unit="", source="c.png")
+    data, notes = measured("x", "", [current, capacitance])
+    assert data["output"][0]["id"] == UP and "capacitance" not in data
+    assert "y axis of output.png was not read and is taken to be A" in notes[0]
+    assert notes[1].startswith("c.png is left out: the unit of its capacitances was not read")
+
+
 def test_charts_at_another_temperature_are_left_out() -> None:
     charts = [
         chart("output", ("VGS = 4 V", UP, UP), tj_c=25.0),

@@ -7,8 +7,11 @@ import pytest
 
 from adapters.curves.extract import Extraction, Given, Options, extract
 from adapters.curves.overlay import overlay
+from adapters.curves.shapes import Box, Frame
 from adapters.curves.table import csv_text
+from adapters.curves.words import titles_joined
 from domain.errors import Refused
+from labledger.curves import unit_in
 
 from .conftest import Drawing
 
@@ -62,6 +65,37 @@ def test_a_calibration_can_be_corrected_and_sent_back(drawing: Drawing) -> None:
     again = extract(picture, Options(calibration=Given.from_json(json.loads(json.dumps(editable)))))
     assert again.y is not None and again.y.v1 == pytest.approx(1000, rel=0.01)
     assert worst(again, lambda x: 10 * x**2, 0, 1000) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("title", "unit"),
+    [
+        ("ID, Drain-to-Source Current (A)", "A"),
+        ("C [pF]", "pF"),
+        ("VDS / V", "V"),
+        ("VIN - Input Voltage - V", "V"),
+        ("Ground Current – μA", "μA"),
+        ("VR, REVERSE VOLTAGE (VOLTS)", "V"),
+        ("FORWARD CURRENT (AMPERES)", "A"),
+        ("Gain (dB)", ""),
+        ("V", ""),
+        ("Ciss - AVERAGE", ""),
+    ],
+)
+def test_the_unit_is_told_from_the_title(title: str, unit: str) -> None:
+    assert unit_in(title) == unit
+
+
+def test_the_pieces_of_an_upright_title_are_read_as_one() -> None:
+    """Where letters lie, as the detector gives them: a title in two pieces, labels of ticks, two lines of a legend."""
+    frame = Frame(Box(100, 50, 600, 450))
+    pieces = [Box(41, 332, 76, 376), Box(43, 362, 76, 418)]
+    ticks = [Box(80, 100 + 60 * k, 95, 120 + 60 * k) for k in range(5)]
+    legend = [Box(620, 104, 700, 133), Box(620, 135, 700, 164)]
+    inside = [Box(200, 200, 220, 230), Box(200, 225, 220, 255)]
+    joined = titles_joined([*pieces, *ticks, *legend, *inside], frame)
+    assert Box(41, 332, 76, 418) in joined
+    assert len(joined) == 1 + len(ticks) + len(legend) + len(inside)
 
 
 def test_a_calibration_with_twice_the_same_point_is_refused() -> None:
