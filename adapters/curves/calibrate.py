@@ -109,7 +109,18 @@ def second_axis(picture: Picture, found: Calibration, read: Reader) -> Axis | No
     places = np.array([q.box.cy for q in labels])
     strokes_at = marks(picture.ink, max(weak, 0.5 * level), found.frame, upright=False)
     axis = second_of(axis_of(labels, places, strokes_at, b.y1, b.y0, upwards=True), found.y)
-    return None if axis is None else coloured(picture, axis)
+    if axis is None or stands_apart(picture.ink, level, found.frame, axis):
+        return None
+    return coloured(picture, axis)
+
+
+def stands_apart(ink: Grey, level: float, frame: Frame, axis: Axis) -> bool:
+    """Whether something with an upright side of its own stands between a frame and labels at its right, such as a colour bar: then
+    they are the labels of that."""
+    b = frame.box
+    left = min(t.box.x0 for t in axis.ticks)
+    between = ink[max(0, round(b.y0)) : round(b.y1) + 1, round(b.x1) + 5 : max(0, round(left) - 1)]
+    return between.size > 0 and float((between > level).mean(axis=0).max()) > 0.5
 
 
 def coloured(picture: Picture, axis: Axis) -> Axis:

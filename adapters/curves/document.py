@@ -26,7 +26,7 @@ from adapters.curves.frame import find_frames
 from adapters.curves.pdf import MAX_PAGES, Document, Sheet, is_pdf, opened
 from adapters.curves.picture import NotReadable, Picture, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Grey, Path, Rgb
-from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, sides_of
+from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, not_names, sides_of
 from adapters.curves.vector import Chart, Sides, charts_of, curves_with, in_reading_order, shy_frames
 
 SMALLEST_PICTURE = 220.0
@@ -171,14 +171,16 @@ def of_strokes(chart: Chart, rgb: Rgb, seconds: float, given: Given | None = Non
     x, y = chart.x, chart.y
     assert x is not None and y is not None
     sure = chance(chart, len(paths))
-    sides = sides_of(paths, y, chart.second)
+    # With axes by the caller nothing is doubted.
+    second = chart.second if given is not None else not_names(chart.second, paths, chart.frame.box)
+    sides = sides_of(paths, y, second)
     if sides is None:
         sure = min(sure, UNKNOWN_CHANCE)
     picture = flat(rgb, around(chart.frame.box, rgb))
     return Extraction(
         x,
         y,
-        tuple(curves_on(paths, x, y, chart.second, sides, sure, picture)),
+        tuple(curves_on(paths, x, y, second, sides, sure, picture)),
         sure,
         {"vector": seconds},
         picture,
@@ -186,7 +188,7 @@ def of_strokes(chart: Chart, rgb: Rgb, seconds: float, given: Given | None = Non
         tuple(paths),
         chart.words,
         () if sides is not None else (UNKNOWN,),
-        second=chart.second,
+        second=second,
         exact=True,
     )
 

@@ -18,7 +18,7 @@ from adapters.curves.llm import Adviser, advised, ask
 from adapters.curves.names import legend_area, legend_of, named, sample_area
 from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
-from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, on_the_first, sides_of
+from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, not_names, on_the_first, sides_of
 from adapters.curves.trace import trace
 from adapters.curves.words import Reader, read_boxes, remembering, titles_joined, written
 from adapters.curves.words import engine as own_engine
@@ -349,7 +349,7 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     if not paths:
         notes.append("no curve was found inside the plot")
     if options.calibration is None:
-        second = second_axis(picture, calibration, read)
+        second = not_names(second_axis(picture, calibration, read), paths, frame.box)
     else:
         second = given_second(picture, options.calibration, calibration, read)
     sides: list[Side] | None = on_the_first(paths)

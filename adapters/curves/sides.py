@@ -93,6 +93,24 @@ def sides_of(paths: Sequence[Path], first: Axis, second: Axis | None) -> list[Si
     return out if len(set(out)) == 2 or len(paths) == 1 else None
 
 
+def not_names(second: Axis | None, paths: Sequence[Path], frame: Box) -> Axis | None:
+    """A second axis, unless its labels are the names of curves: then each stands where a curve ends at the frame's right side.
+
+    Steps of a gate voltage make curves at even distances, whose names are numbers that any line fits.
+    """
+    if second is None:
+        return None
+    ends = [path.points[int(np.argmax(path.points[:, 0]))] for path in paths]
+    at_the_side = [float(y) for x, y in ends if x > frame.x1 - 0.06 * frame.width]
+    named = 0
+    for tick in second.ticks:
+        near = [y for y in at_the_side if abs(y - tick.at) < max(3.0, 0.6 * tick.box.height)]
+        if near:
+            at_the_side.remove(near[0])
+            named += 1
+    return None if named >= 3 and named >= 0.75 * len(second.ticks) else second
+
+
 def second_of(axis: Axis | None, first: Axis | None) -> Axis | None:
     """A right hand axis that is sure enough and not the first one written again."""
     if axis is None or first is None or axis.confidence < 0.6 or len(axis.ticks) < 3:

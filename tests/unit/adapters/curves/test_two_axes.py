@@ -81,6 +81,36 @@ def test_the_same_axis_written_at_both_sides_is_one_axis() -> None:
     assert done.second is None and done.confidence >= 0.9
 
 
+def named_at_their_ends(values: tuple[int, ...]) -> Any:
+    """Curves at even distances, each with a number at its end outside of the frame."""
+    figure, axes = plt.subplots(figsize=(6.2, 4.6))
+    at = np.linspace(0, 10, 100)
+    for value in values:
+        y = 100 * value / max(values) * (1 - np.exp(-at / 3))
+        axes.plot(at, y, "k")
+        axes.text(10.15, y[-1], f"{value}", va="center")
+    axes.set_xlim(0, 10)
+    axes.set_ylim(0, 100)
+    return figure
+
+
+@pytest.mark.parametrize("saved", [as_pdf, as_png])
+@pytest.mark.parametrize("values", [(2, 4, 6, 8, 10), (5, 10, 15)])
+def test_numbers_at_the_ends_of_curves_are_no_axis(saved: Saved, values: tuple[int, ...]) -> None:
+    (done,) = read(saved(named_at_their_ends(values)))
+    assert len(done.curves) == len(values)
+    assert done.second is None and not any("second y axis" in note for note in done.notes)
+
+
+def test_the_labels_of_a_colour_bar_are_no_axis() -> None:
+    figure, axes = plt.subplots(figsize=(6.2, 4.6))
+    dots = axes.scatter(X, X**2, c=X)
+    axes.set_ylim(0, 100)
+    figure.colorbar(dots)
+    (done,) = read(as_png(figure))
+    assert done.second is None
+
+
 def test_files_say_which_axis_a_curve_is_on() -> None:
     (done,) = read(as_pdf(two_axes(coloured=True)))
     prediction = json.loads(json.dumps(done.prediction()))
