@@ -496,18 +496,22 @@ def over_rim(one: Path, other: Path, layer: Layer) -> Path | None:
         return None
     for first in (one.points - origin, one.points[::-1] - origin):
         for second in (other.points - origin, other.points[::-1] - origin):
-            p, q = first[0], second[0]
-            gap = float(q[0] - p[0])
-            side = 0.0 if max(p[1], q[1]) < near else h - 1.0 if min(p[1], q[1]) > h - 1 - near else None
-            u, v = p - first[look], q - second[look]
-            if side is None or abs(gap) < 1 or float(u[0]) * gap <= 0 or float(v[0]) * gap >= 0:
+            ends = (float(first[0, 1]), float(second[0, 1]))
+            side = 0.0 if max(ends) < near else h - 1.0 if min(ends) > h - 1 - near else None
+            if side is None:
+                continue
+            # In the rim they were led straight to the frame, which tells nothing.
+            before, after = (q[int(np.argmax(np.abs(q[:, 1] - side) > layer.rim + 1)) :] for q in (first, second))
+            if min(len(before), len(after)) < look + 1:
+                continue
+            p, q = before[0], after[0]
+            u, v, gap = p - before[look], q - after[look], float(q[0] - p[0])
+            if float(u[0]) * gap <= 0 or float(v[0]) * gap >= 0:
                 continue
             slope = 0.5 * (abs(float(u[1] / u[0])) + abs(float(v[1] / v[0])))
-            if slope > 0.8 or abs(gap) * slope / 4 > layer.rim + layer.thick + 2:
+            if slope > 1 or abs(gap) * slope / 4 > layer.rim + layer.thick + 2:
                 continue
-            # The last pixels were led straight to the frame.
-            before, after = first[round(near) :], second[round(near) :]
-            top = np.array([[0.5 * float(before[0, 0] + after[0, 0]), side]])
+            top = np.array([[0.5 * float(p[0] + q[0]), side]])
             return united(one, other, smooth(np.concatenate([before[::-1], top, after]) + origin, 2.0))
     return None
 

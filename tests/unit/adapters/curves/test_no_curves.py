@@ -98,6 +98,23 @@ def test_two_curves_that_leave_the_plot_side_by_side_stay_two() -> None:
     assert len(over_the_top(paths, layer_of(NOTHING))) == 2
 
 
+def test_halves_of_a_peak_that_were_led_past_each_other_to_the_frame_are_one_curve() -> None:
+    x = np.linspace(20, 580, 560)
+    y = 0.006 * (x - 300) ** 2
+    left, right = np.c_[x, y][(x < 270)][::-1], np.c_[x, y][x > 330]
+    # As `to_border` has it: straight on from the last ink.
+    paths = [
+        path_of(np.concatenate([line((310, 0)), left])),
+        path_of(np.concatenate([line((290, 0)), right])),
+    ]
+    found = over_the_top(paths, layer_of(NOTHING))
+    assert len(found) == 1
+    middle = np.abs(found[0].points[:, 0] - 300) < 200
+    away = np.hypot(*(found[0].points[middle][:, None] - np.c_[x, y][None]).transpose(2, 0, 1)).min(axis=1)
+    assert away.max() < 4
+    assert np.ptp(found[0].points[:, 0]) > 550
+
+
 def along_a_line(other_ends: float) -> list[Path]:
     """A curve that ends on a grid line at x = 300, beside two that end at `other_ends`."""
     hidden = NOTHING.copy()
