@@ -14,16 +14,16 @@ from adapters.curves.ink import Layer
 from adapters.curves.shapes import Axis, Mask, Path
 
 WEIGHTS: dict[str, float] = {
-    "bias": 2.458,
-    "axes": 1.024,
-    "unexplained": -2.892,
-    "gaps": -0.681,
-    "doubt": -0.014,
-    "crowd": -0.142,
-    "ends": -1.743,
-    "black": -0.323,
-    "unsupported": -4.077,
-    "shared": -1.399,
+    "bias": 3.955,
+    "axes": 0.424,
+    "unexplained": -3.806,
+    "gaps": -0.907,
+    "doubt": -0.321,
+    "crowd": -0.865,
+    "ends": -2.922,
+    "black": 0.0,
+    "unsupported": -4.945,
+    "shared": -2.423,
 }
 
 
