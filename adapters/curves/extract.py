@@ -19,7 +19,7 @@ from adapters.curves.names import legend_area, legend_of, named, sample_area
 from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, not_names, on_the_first, sides_of
-from adapters.curves.trace import trace
+from adapters.curves.trace import Work, trace
 from adapters.curves.words import Reader, read_boxes, remembering, titles_joined, written
 from adapters.curves.words import engine as own_engine
 from domain.errors import Refused
@@ -29,6 +29,10 @@ Method = Literal["standard", "legacy", "llm"]
 
 ACCEPTED = 0.9
 """Results at least so sure are taken as they are; the rest goes to a person."""
+
+CUT = "there is far more ink than curves leave, and not all of it was followed: curves may be missing or made up"
+CUT_CHANCE = 0.05
+"""The confidence is at most so high where the tracer stopped early."""
 
 
 def short(values: Floats) -> list[float]:
@@ -322,6 +326,7 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     x, y = calibration.x, calibration.y
     texts = [w.box for w in written(words, frame)]
     size = float(np.hypot(frame.box.width, frame.box.height))
+    work = Work()
     legend = legend_of(picture.rgb, words, frame, read)
     if options.method == "legacy":
         paths, layers = scan(picture.rgb, frame, x, y, texts, picture.noise), []
@@ -329,7 +334,7 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     else:
         layers = layers_of(picture.rgb, frame, x, y, texts, picture.noise, sample_area(legend), legend_area(legend))
         lap("ink")
-        paths = without_pointers(without_hems(trace(layers, size, texts, sole_curve), layers, size), texts, size)
+        paths = without_pointers(without_hems(trace(layers, size, texts, sole_curve, work), layers, size), texts, size)
         paths = beyond_cover(paths, size, corners(frame))
         lap("trace")
     paths = named(picture.rgb, chosen(paths, options.calibration), words, frame, legend)
@@ -346,6 +351,9 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     notes: list[str] = [
         f"the {letter} axis could not be read; give a calibration" for letter, a in (("x", x), ("y", y)) if a is None
     ]
+    if work.cut:
+        notes.append(CUT)
+        confidence = min(confidence, CUT_CHANCE)
     if not paths:
         notes.append("no curve was found inside the plot")
     if options.calibration is None:

@@ -15,6 +15,8 @@ import numpy as np
 from adapters.curves.beam import walk
 from adapters.curves.shapes import Floats, Mask
 
+UNBOUND = 10**12
+
 
 @dataclass(frozen=True)
 class Field:
@@ -54,21 +56,23 @@ class Trail:
     """For each point, whether there was ink."""
     doubt: float
     """How near the second best way came where ways parted, 0-1."""
+    looked: int = 0
+    """Guesses that were looked at: what it cost, the same on any machine."""
 
 
-def follow(field: Field, x: float, y: float, heading: float, bend: float, pen: Pen) -> Trail:
-    """The way on from a point, in the direction `heading` (radians, y downwards) with curvature `bend`."""
+def follow(field: Field, x: float, y: float, heading: float, bend: float, pen: Pen, budget: int = UNBOUND) -> Trail:
+    """The way on from a point, in the direction `heading` (radians, y downwards) with curvature `bend`; as far as `budget` guesses lead."""
     lag = max(4, round(pen.lag / pen.step))
-    points, inked, doubt, _ = walk(
+    points, inked, doubt, looked = walk(
         field.ridge,
         field.hidden,
         field.worth,
         float(field.rim),
         (float(x), float(y), float(heading), float(bend)),
         (float(pen.gap), float(pen.reach), float(pen.step), lag),
-        10**9,
+        budget,
     )
-    return Trail(points, inked, doubt)
+    return Trail(points, inked, doubt, looked)
 
 
 def unfolded(trail: Trail, thick: float) -> Trail:
@@ -89,7 +93,7 @@ def unfolded(trail: Trail, thick: float) -> Trail:
         run = run + 1 if near.any() else 0
         if run >= 9:
             turn = (int(np.nonzero(near)[0][-1]) + i) // 2
-            return Trail(points[: turn + 1], trail.inked[: turn + 1], trail.doubt)
+            return Trail(points[: turn + 1], trail.inked[: turn + 1], trail.doubt, trail.looked)
     return trail
 
 
@@ -115,19 +119,21 @@ def unreversed(trail: Trail, thick: float) -> Trail:
         if -float(way.min()) > max(10.0, 4 * float(way.max())):
             near = slice(k, k + look + 1)
             turn = look + int(k) + int(np.argmin(cosine[near]))
-            return Trail(points[: turn + 1], trail.inked[: turn + 1], trail.doubt)
+            return Trail(points[: turn + 1], trail.inked[: turn + 1], trail.doubt, trail.looked)
     return trail
 
 
-def both_ways(field: Field, x: float, y: float, heading: float, bend: float, pen: Pen) -> Trail:
+def both_ways(field: Field, x: float, y: float, heading: float, bend: float, pen: Pen, budget: int = UNBOUND) -> Trail:
     """A curve through a point, from its one end to its other."""
-    ahead = unreversed(unfolded(follow(field, x, y, heading, bend, pen), field.thick), field.thick)
+    ahead = unreversed(unfolded(follow(field, x, y, heading, bend, pen, budget), field.thick), field.thick)
     # Seen from the other side a bend to the left is one to the right.
-    behind = unreversed(unfolded(follow(field, x, y, heading + math.pi, -bend, pen), field.thick), field.thick)
+    back = follow(field, x, y, heading + math.pi, -bend, pen, budget - ahead.looked)
+    behind = unreversed(unfolded(back, field.thick), field.thick)
     return Trail(
         np.concatenate([behind.points[:0:-1], ahead.points]),
         np.concatenate([behind.inked[:0:-1], ahead.inked]),
         max(ahead.doubt, behind.doubt),
+        ahead.looked + behind.looked,
     )
 
 

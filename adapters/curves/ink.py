@@ -76,8 +76,9 @@ def palette(lab: Floats, strong: Mask, least: int) -> list[Floats]:
     found: list[Floats] = []
     weights = np.array([0.6, 1.0, 1.0])
     while len(points) >= least and len(found) < 12:
-        cells = np.round(points * weights / 7).astype(np.int64)
-        _, inverse, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+        # One number a cell, in the cells' own order.
+        cells = (np.round(points * weights / 7).astype(np.int64) + 64) @ np.array([128 * 128, 128, 1])
+        _, inverse, counts = np.unique(cells, return_inverse=True, return_counts=True)
         centre = np.median(points[inverse.ravel() == int(np.argmax(counts))], axis=0)
         for _ in range(3):
             near = np.sqrt((((points - centre) * weights) ** 2).sum(axis=1)) < 13

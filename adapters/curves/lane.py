@@ -18,6 +18,8 @@ from adapters.curves.kit import connected, nearest, seen_along
 from adapters.curves.shapes import Box, Floats, Grey, Ints, Mask, Path
 from adapters.curves.trace import arc, distance_to, hermite, hugs_frame, longest_run, plumb, ruled, smooth, straight
 
+MOST_DASHES = 600
+"""Pieces of one colour. A curve of more dots than that has none of them apart; what has more is no curve."""
 INK, HIDDEN, NEAR, PAPER = 0.03, 0.35, 0.15, 1.0
 """What one pixel of the way costs on own ink, under a cover, on paper beside own ink, and far from it."""
 MISSED = 4.0
@@ -270,7 +272,7 @@ def explains(way: Way, size: float) -> bool:
 
 def sole_curve(layer: Layer, size: float) -> Path | None:
     """The layer's one curve; None when its ink must be several."""
-    if layer.mask.sum() < 0.04 * size:
+    if layer.mask.sum() < 0.04 * size or connected(layer.mask)[0] > MOST_DASHES:
         return None
     best: Way | None = None
     for upright in (False, True):

@@ -19,6 +19,26 @@ from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
 MOST_TRIES = 32
 """Strokes followed in one layer before the rest is left: ink that is no plot has thousands. Counted, not timed, so that a busy
 machine gives the same result."""
+MOST_PIECES = 3000
+"""Strokes between crossings in one picture. Layers with more are noise, a photo, a page of text: they are not followed."""
+MOST_GUESSES = 12_000_000
+"""Guesses of the pen in one picture, several times as many as the fullest plot of curves asks for."""
+MOST_CURVES = 60
+"""Curves of one picture. Nobody could tell more of them apart."""
+
+
+@dataclass
+class Work:
+    """What following the ink of one picture may still cost."""
+
+    guesses: int = MOST_GUESSES
+    pieces: int = MOST_PIECES
+    cut: bool = False
+    """True when something was left because there was more ink than curves explain."""
+
+
+class Cluttered(ValueError):
+    """There are more pieces of ink than curves leave."""
 
 
 @dataclass
@@ -61,8 +81,8 @@ def arc(points: Floats) -> float:
     return float(np.hypot(*np.diff(points, axis=0).T).sum()) if len(points) > 1 else 0.0
 
 
-def skeleton_graph(mask: Mask, thick: float) -> Graph:
-    """Strokes between ends and crossings of the skeleton."""
+def skeleton_graph(mask: Mask, thick: float, work: Work) -> Graph:
+    """Strokes between ends and crossings of the skeleton. Raises Cluttered, before much is done, where there are too many."""
     skeleton = skeleton_of(mask)
     s = skeleton.astype(np.uint8)
     near = cv2.filter2D(s, cv2.CV_16S, np.ones((3, 3), np.int16), borderType=cv2.BORDER_CONSTANT)
@@ -71,6 +91,9 @@ def skeleton_graph(mask: Mask, thick: float) -> Graph:
     count, knots, _, centres = connected(crossing)
     chains = skeleton & ~crossing
     number, labels, _, _ = connected(chains)
+    if number > work.pieces:
+        raise Cluttered
+    work.pieces -= number
     graph = Graph()
     nodes = count
     ys, xs = np.nonzero(chains)
@@ -353,10 +376,11 @@ def without_borrowed_tails(field: Field, trail: Trail) -> Trail:
 
 def dots(mask: Mask, thick: float) -> list[tuple[float, float, float]]:
     """Dots of dotted lines: place and the direction to the nearest other one. Lonely dots are none."""
-    count, _, stats, centres = connected(mask)
+    _, _, stats, centres = connected(mask)
     extent = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
-    small = [i for i in range(1, count) if 0.5 * thick <= extent[i] <= 2.6 * thick + 1]
-    if len(small) < 6:
+    small = np.nonzero((extent >= 0.5 * thick) & (extent <= 2.6 * thick + 1))[0]
+    small = small[small > 0]
+    if not 6 <= len(small) <= MOST_PIECES:
         return []
     at = centres[small]
     gaps = np.hypot(at[:, 0, None] - at[None, :, 0], at[:, 1, None] - at[None, :, 1])
@@ -394,19 +418,24 @@ def to_border(points: Floats, layer: Layer) -> Floats:
     return points
 
 
-def swapped(paths: list[Path], size: float) -> list[Path]:
+def swapped(paths: list[Path]) -> list[Path]:
     """Where two paths share a stretch, the rest of each goes to the one that it continues more smoothly."""
     out = [p.points for p in paths]
     done: set[tuple[int, int, int, int]] = set()
+    # How often each path was changed; two that were compared as they are need not be compared again.
+    changes = [0] * len(out)
+    compared: dict[tuple[int, int], tuple[int, int]] = {}
     for _ in range(24):
         changed = False
         for i in range(len(out)):
             for j in range(i + 1, len(out)):
-                if paths[i].colour != paths[j].colour:
+                if paths[i].colour != paths[j].colour or compared.get((i, j)) == (changes[i], changes[j]):
                     continue
+                compared[i, j] = changes[i], changes[j]
                 better = uncrossed(out[i], out[j], max(paths[i].width, paths[j].width), done, (i, j))
                 if better is not None:
                     out[i], out[j] = better
+                    changes[i], changes[j] = changes[i] + 1, changes[j] + 1
                     changed = True
         if not changed:
             break
@@ -571,15 +600,19 @@ def leaves(points: Floats, layer: Layer) -> bool:
     return at_border(points[0], w, h) or at_border(points[-1], w, h)
 
 
-def trace_layer(layer: Layer, size: float) -> list[Path]:
-    """Curves of one layer, in picture pixels. `size` is the plot's diagonal.
+def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
+    """Curves of one layer, in picture pixels. `size` is the plot's diagonal; what it costs is taken from `work`.
 
     Each stroke of the skeleton that no curve has explained yet is followed both ways, the longest single strokes first.
     """
     if layer.mask.sum() < 0.04 * size:
         return []
     thick = layer.thick
-    graph = skeleton_graph(layer.mask, thick)
+    try:
+        graph = skeleton_graph(layer.mask, thick, work)
+    except Cluttered:
+        work.cut = True
+        return []
     ground = field_of(layer.mask, layer.hidden, thick, layer.rim)
     width = np.asarray(cv2.distanceTransform(layer.mask.astype(np.uint8), cv2.DIST_L2, 3), np.float64)
     strokes = [e for k, e in enumerate(graph.edges) if alive(graph, k) and e.length >= 2]
@@ -601,6 +634,7 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
 
     def add(trail: Trail, *, dashed: bool) -> None:
         """Take a trail for a curve if enough of its ink is its own; mark its ink as explained either way."""
+        work.guesses -= trail.looked
         trail = without_borrowed_tails(ground, trail)
         points = trail.points
         own = ground.worth[inside(points)] >= 1
@@ -631,7 +665,7 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
 
     for i in order:
         stroke = strokes[i]
-        if tries > MOST_TRIES:
+        if tries > MOST_TRIES or work.guesses <= 0:
             break
         if float((ground.worth[inside(stroke.points)] < 1).mean()) > 0.4:
             continue
@@ -643,19 +677,20 @@ def trace_layer(layer: Layer, size: float) -> list[Path]:
             continue
         tries += 1
         pen = Pen(0.35 if dash else 0.9, max(0.035 * size, (7 if dash else 4) * thick), lag, step)
-        add(both_ways(ground, *bearing(stroke.points), pen), dashed=dash)
+        add(both_ways(ground, *bearing(stroke.points), pen, work.guesses), dashed=dash)
         explained(ground, stroke.points, 0.2)
     # Dots have no direction of their own; a row of them has.
     for x, y, way in dots(layer.mask, thick):
-        if tries > MOST_TRIES:
+        if tries > MOST_TRIES or work.guesses <= 0:
             break
         if ground.worth[round(y), round(x)] < 1:
             continue
         tries += 1
         pen = Pen(0.1, max(0.03 * size, 8 * thick), lag, step)
-        add(both_ways(ground, x, y, way, 0.0, pen), dashed=True)
+        add(both_ways(ground, x, y, way, 0.0, pen, work.guesses), dashed=True)
         explained(ground, np.array([[x, y], [x + 1, y]]), 0.2)
-    return swapped(paths, size)
+    work.cut |= work.guesses <= 0
+    return swapped(paths)
 
 
 def joined(paths: list[Path], layer: Layer, size: float) -> list[Path]:
@@ -726,15 +761,23 @@ def trace(
     size: float,
     texts: Sequence[Box] = (),
     alone: Callable[[Layer, float], Path | None] | None = None,
+    work: Work | None = None,
 ) -> list[Path]:
-    """Curves of all layers. `alone` is asked first whether a layer is one curve: where colours tell curves apart, black is one."""
+    """Curves of all layers. `alone` is asked first whether a layer is one curve: where colours tell curves apart, black is one.
+
+    What it costs is taken from `work`.
+    """
+    work = work or Work()
     out: list[Path] = []
     coloured = any(layer.chromatic for layer in layers)
     for layer in layers:
+        if len(out) > MOST_CURVES:
+            work.cut = True
+            break
         sole = alone(layer, size) if alone and coloured else None
         if sole is not None and not layer.chromatic and sole.gaps > 0.1:
             sole = None
-        found = [sole] if sole else trace_layer(layer, size)
+        found = [sole] if sole else trace_layer(layer, size, work)
         if len(found) > 1:
             found = joined(distinct(found, size, texts), layer, size)
             found = along_lines(over_the_top(found, layer), layer)
