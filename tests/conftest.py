@@ -20,11 +20,16 @@ from urllib.parse import urlsplit, urlunsplit
 import nats
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from bus.roles import STREAMS
 from labledger.embedded import OWNER, READER, Cluster, NatsServer, Postgres
 from tests.doubles.s3_servers import RcloneS3, SeaweedFS, make_bucket
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("labledger", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("labledger")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
