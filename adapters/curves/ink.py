@@ -338,15 +338,18 @@ def layers_of(
     masks: list[tuple[Mask, tuple[int, int, int], bool]] = []
     if colours:
         # A rim pixel mixes a colour with the paper: it lies on the line between them in Lab.
-        away = lab[coloured] - white
-        d = np.array(colours) - white
-        mix = np.clip(away @ d.T / (d * d).sum(axis=1), 0, 1.25)
-        rest = away[:, None] - mix[..., None] * d
-        cost = np.sqrt((rest**2 * np.array([0.5, 1, 1])).sum(axis=2))
-        best = cost.argmin(axis=1)
+        away = np.ascontiguousarray((lab[coloured] - white).T)
+        least, mixed, best = (np.full(away.shape[1], v) for v in (np.inf, 0.0, -1.0))
+        for k, centre in enumerate(colours):
+            d = centre - white
+            mix = np.clip(d @ away / float(d @ d), 0, 1.25)
+            rest = [(away[c] - mix * d[c]) ** 2 for c in range(3)]
+            cost = np.sqrt(0.5 * rest[0] + rest[1] + rest[2])
+            nearer = cost < least
+            least[nearer], mixed[nearer], best[nearer] = cost[nearer], mix[nearer], k
         for k, centre in enumerate(colours):
             mask = np.zeros((h, w), np.bool_)
-            mask[coloured] = (best == k) & (mix[:, k] > 0.42) & (cost[:, k] < 30)
+            mask[coloured] = (best == k) & (mixed > 0.42) & (least < 30)
             masks.append((mask, lab_to_rgb(centre), True))
     grey = ~coloured
     level = (

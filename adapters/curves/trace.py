@@ -19,7 +19,7 @@ from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
 MOST_TRIES = 32
 """Strokes followed in one layer before the rest is left: ink that is no plot has thousands. Counted, not timed, so that a busy
 machine gives the same result."""
-MOST_PIECES = 3000
+MOST_PIECES = 2000
 """Strokes between crossings in one picture. Layers with more are noise, a photo, a page of text: they are not followed."""
 MOST_GUESSES = 12_000_000
 """Guesses of the pen in one picture, several times as many as the fullest plot of curves asks for."""

@@ -22,6 +22,9 @@ BATCH = 12
 PADDING = 1.25
 """How much wider than its narrowest the widest picture of a batch may be: the recogniser's work grows with the widest."""
 
+MOST_TEXT = 12_000
+"""Pixels of width, at the recogniser's height, that are read of one picture: three times what the fullest chart has."""
+
 
 class EngineMissing(RuntimeError):
     """The extra `labledger[curves]` is not installed, or its models are not there."""
@@ -194,8 +197,18 @@ def _goes_on(upper: Box, lower: Box) -> bool:
     return column and upper.width <= 1.6 * upper.height and lower.y0 - upper.y1 < 0.1 * width
 
 
+def readable(boxes: Sequence[Box]) -> list[Box]:
+    """The boxes that are read, in their order: all of them, unless they are too many."""
+    widths = [READ_HEIGHT * max(b.width, b.height) / max(1.0, min(b.width, b.height)) for b in boxes]
+    order = sorted(range(len(boxes)), key=lambda i: widths[i])
+    total = np.cumsum([widths[i] for i in order])
+    chosen = {i for i, width in zip(order, total, strict=True) if width <= MOST_TEXT}
+    return [b for i, b in enumerate(boxes) if i in chosen]
+
+
 def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader) -> list[Word]:
-    """Read boxes; tall narrow ones are turned a quarter first, both ways, and the better reading counts."""
+    """Read boxes; tall narrow ones are turned a quarter first. Of a page full of text only the shortest are read: names are short."""
+    boxes = readable(boxes)
     crops: list[Rgb] = []
     owner: list[tuple[int, bool]] = []
     for i, box in enumerate(boxes):

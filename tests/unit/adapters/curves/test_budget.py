@@ -11,7 +11,9 @@ from adapters.curves.beam import BENDS, KINKS, MOST, MOST_BLIND, walk
 from adapters.curves.extract import CUT, CUT_CHANCE, extract
 from adapters.curves.follow import Pen, field_of, follow
 from adapters.curves.ink import Layer
+from adapters.curves.shapes import Box
 from adapters.curves.trace import MOST_GUESSES, MOST_PIECES, Work, trace
+from adapters.curves.words import MOST_TEXT, readable
 
 HIGH, WIDE, THICK = 300, 420, 4
 A_STEP = (MOST + MOST_BLIND) * (len(BENDS) + len(KINKS))
@@ -98,3 +100,13 @@ def test_a_picture_full_of_noise_says_that_not_all_was_followed(drawing: Callabl
     found = extract(cv2.imencode(".png", image)[1].tobytes())
     assert CUT in found.notes
     assert found.confidence <= CUT_CHANCE
+
+
+def test_of_a_page_of_text_only_the_short_pieces_are_read() -> None:
+    names = [Box(10, 20.0 * k, 60, 20.0 * k + 15) for k in range(20)]
+    lines = [Box(100, 20.0 * k, 900, 20.0 * k + 15) for k in range(40)]
+    assert readable(names + lines[:2]) == names + lines[:2]
+    read = readable(lines + names)
+    assert read[-20:] == names
+    assert 48 * sum(b.width / b.height for b in read) <= MOST_TEXT
+    assert len(read) < 60
