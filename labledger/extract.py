@@ -81,7 +81,7 @@ def extract_files(
         for name, found in written:
             where = f"{image} {name.removeprefix(image.stem + '-')}" if name != image.stem else f"{image}"
             told = [
-                f"{len(found['curves'])} curves",
+                f"{(count := len(found['curves']))} {'curve' if count == 1 else 'curves'}",
                 f"confidence {found['confidence']:.2f}",
                 f"{found['seconds']:.2f} s",
                 *found["notes"],
