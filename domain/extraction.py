@@ -387,4 +387,4 @@ def evolve(extraction: Extraction, event: ExtractionEvent) -> Extraction:
     assert_never(event)
 
 
-aggregate = Aggregate(kind="extraction", initial=Extraction(), decide=decide, evolve=evolve)
+aggregate = Aggregate(kind="extraction", initial=Extraction(), decide=decide, evolve=evolve, schema=2)

@@ -29,19 +29,12 @@ from bus.ledger import Ledger, Transaction
 from bus.streams import evt
 from bus.work import Work
 from domain.equipment import Equipment, NoteAnswersAgain, NoteStoppedAnswering, RegisterEquipment, SeeIdentity
-from domain.errors import (
-    InstrumentError,
-    LeaseLost,
-    Refused,
-    WrongState,
-)
+from domain.errors import InstrumentError, LeaseLost, Refused, WrongState
 from domain.events import Command
 from domain.job import CancelJob, Job
 from domain.lease import AcquireLease, LeaseExpired, ReleaseLease
 from domain.ports import Blobs, Rack
-from domain.scan import (
-    Scan,
-)
+from domain.scan import Scan
 from domain.station import NoteStuck, NoteUnstuck, StartStation, Station, StopStation
 from handlers.execution import Execution
 from handlers.leases import Holding, expire_station, last_beat, proven_dead, this_host
