@@ -1,7 +1,7 @@
 """The walk of a pen through ink, guess by guess: the inner loop of `follow`, compiled.
 
 Plain Python over plain arrays, which numba turns into machine code at the first use (some seconds, once a machine: the code is kept in
-the package's `__pycache__` or in the user's cache folder; where neither can be written, each process makes its own). Fifteen times
+the package's `__pycache__` or in the user's cache folder; where neither can be written, each process makes its own). More than ten times
 faster than the same search in operations of NumPy, whose arrays would hold a few hundred numbers each.
 
 Nothing here is random, and nothing looks at a clock: the same ink gives the same walk on a busy machine.
