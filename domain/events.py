@@ -30,7 +30,9 @@ Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 class Event(BaseModel):
     """Something that happened, in the past tense, with all that a reader needs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    # Its validator is made when it is first used, in whichever thread: a process meets few of the 180 events and commands, and
+    # to make those of all took it a sixth of the time in which it starts.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", defer_build=True)
 
     NAME: ClassVar[str]
     VERSION: ClassVar[int]
@@ -57,7 +59,7 @@ class Event(BaseModel):
 class Command(BaseModel):
     """An order from outside. It can be refused. Ids are chosen by the sender, so that sending twice is harmless."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     NAME: ClassVar[str]
     KIND: ClassVar[str]
