@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # pyright and its node are in their wheels; without this it would ask the index for a newer version.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# Every process that the tests start would compile all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 SOURCES := domain handlers projections bus adapters labledger
 
 .DEFAULT_GOAL := help
@@ -44,9 +46,9 @@ install: $(STAMP) ## set up .venv
 demo: $(STAMP) ## a whole lab on this machine, simulated instruments included
 	$(BIN)/labledger demo --outside tests.doubles.demo
 
-# Two at a time, for most of what the tests do with servers and processes is waiting. A file stays in one process.
+# Three at a time on two cores, for half of what the tests do with servers and processes is waiting. A file stays in one process.
 test: $(STAMP) ## all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP) ## format, lint, types, layers, unit tests
 	$(BIN)/ruff format --check .

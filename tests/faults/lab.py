@@ -197,8 +197,9 @@ class Lab:
             ]
             (self.folder / "events.txt").write_text("".join(lines))
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._write_down()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            await self._write_down()
         for process in self.processes.values():
             process.wanted = False
             process.signal(signal.SIGKILL)
@@ -206,6 +207,9 @@ class Lab:
         for bus in (self._bus, self._reader):
             if bus is not None:
                 await bus.close()
+        if self.servers.nats is not None:
+            # In good order it would write down all its consumers, which takes half a second.
+            await asyncio.to_thread(self.servers.nats.kill)
         await asyncio.to_thread(self.servers.stop)
         if self.cluster is not None:
             await asyncio.to_thread(self.cluster.stop)
@@ -305,9 +309,10 @@ class Lab:
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     async def until(self, true: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> float:
-        """Wait until it is so; answers how long that took (seconds)."""
+        """Wait until it is so; answers how long that took (seconds). What is costly to see is looked at less often."""
         began = time.monotonic()
         while True:
+            looked = time.monotonic()
             try:
                 answer = true()
                 if asyncio.iscoroutine(answer):
@@ -318,7 +323,7 @@ class Lab:
                 pass
             if time.monotonic() - began > timeout_s:
                 raise AssertionError(f"not within {timeout_s:g} s: {what}\n{self.last_words()}")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(min(0.5, max(0.02, 2 * (time.monotonic() - looked))))
 
     def say(self, text: str) -> None:
         """For whoever reads the captured output of a test that failed."""
