@@ -15,7 +15,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bus.roles import server_config
-from labledger.embedded import DATABASE, OWNER, default_users, write_private
+from labledger.embedded.files import write_private
+from labledger.embedded.nats_server import default_users
+from labledger.embedded.postgres import DATABASE, OWNER
 
 
 def write_secrets(folder: Path, nats_host: str = "nats", postgres_host: str = "postgres") -> bool:

@@ -24,7 +24,10 @@ import psycopg
 from bus.connection import Bus, connect
 from bus.errors import Unavailable
 from bus.roles import RIGHTS, Role
-from labledger.embedded import EmbeddedError, NatsServer, Postgres, free_port, nats_binary, postgres_bin
+from labledger.embedded.errors import EmbeddedError
+from labledger.embedded.guarded import free_port
+from labledger.embedded.nats_server import NatsServer, nats_binary
+from labledger.embedded.postgres import Postgres, postgres_bin
 from labledger.settings import Connection, Settings, SettingsError
 
 GB = 1_000_000_000

@@ -24,7 +24,10 @@ from typing import IO, Any, Literal
 
 from labledger import wiring
 from labledger.client import CommandRefused, Lab, LabError
-from labledger.embedded import EmbeddedError, FolderLock, Servers, write_private
+from labledger.embedded.errors import EmbeddedError
+from labledger.embedded.files import FolderLock, write_private
+from labledger.embedded.guarded import start_guard
+from labledger.embedded.servers import Servers
 from labledger.settings import Settings
 from projections import projections
 
@@ -34,7 +37,6 @@ log = logging.getLogger("labledger.up")
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 RAN_WELL_S = 30.0
-_LOG_LIMIT_BYTES = 10_000_000
 
 Waiting = Literal["starting", "running", "ended", "stopped"]
 
@@ -64,34 +66,16 @@ class RoleProcess:
 
     def start(self) -> None:
         """Blocks for some milliseconds: until the guard has started the process."""
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT_BYTES:
-            self.log_path.replace(self.log_path.with_suffix(".log.1"))
         spec: dict[str, Any] = {
             "argv": [sys.executable, "-m", "labledger", "run", *self.words],
             "env": None,
-            "log": str(self.log_path),
             "pid_file": None,
-            "parent": os.getpid(),
             "stop_signal": int(signal.SIGTERM),
             "grace_s": 15.0,
             "user": None,
             "capability": None,
         }
-        guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), json.dumps(spec)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=dict(self.environ),
-            # Away from our terminal: Ctrl-C is for us, and we end the roles in their order.
-            start_new_session=True,
-        )
-        assert guard.stdout is not None
-        first = guard.stdout.readline().split()
-        if len(first) != 2 or first[0] != b"pid":
-            guard.wait()
-            raise EmbeddedError(f"the guard of {self.name} ended at once (code {guard.returncode})")
-        self.pid, self._guard = int(first[1]), guard
+        self._guard, self.pid = start_guard(self.name, self.log_path, spec, environ=self.environ)
         self.starts += 1
         self.state = "running"
         self.started_at = time.monotonic()

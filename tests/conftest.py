@@ -24,7 +24,9 @@ from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from bus.roles import STREAMS
-from labledger.embedded import OWNER, READER, Cluster, NatsServer, Postgres
+from labledger.embedded.cluster import Cluster
+from labledger.embedded.nats_server import NatsServer
+from labledger.embedded.postgres import OWNER, READER, Postgres
 from tests.doubles.s3_servers import RcloneS3, SeaweedFS, make_bucket
 
 # How long an example takes says how busy the machine is, and nothing about the code.

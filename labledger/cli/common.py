@@ -356,7 +356,7 @@ def explained(error: Exception) -> tuple[Code | None, str, dict[str, Any]]:
     from domain.errors import Refused
     from domain.plan import explain
     from labledger import client
-    from labledger.embedded import EmbeddedError
+    from labledger.embedded.errors import EmbeddedError
     from labledger.settings import SettingsError
 
     if isinstance(error, client.CommandError):

@@ -226,7 +226,7 @@ def run_one(session: Session, role: str, name: str | None) -> None:
 
 def _run_servers(session: Session) -> None:
     from labledger import wiring
-    from labledger.embedded import Servers
+    from labledger.embedded.servers import Servers
 
     settings = session.settings
 

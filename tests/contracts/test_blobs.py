@@ -27,7 +27,7 @@ from bus.roles import Role
 from domain.errors import NotFound
 from domain.ports import Blobs
 from labledger.blobs import open_blobs
-from labledger.embedded import NatsServer
+from labledger.embedded.nats_server import NatsServer
 from tests.doubles.s3_servers import SeaweedFS
 from tests.integration.adapters.s3_desk import Eye
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labledger.embedded import _Guarded, free_port  # pyright: ignore[reportPrivateUsage]
+from labledger.embedded.guarded import Guarded, free_port
 
 HOST = "127.0.0.1"
 #: Signs all requests of tests. Nothing outside of this machine knows or could use them.
@@ -40,7 +40,7 @@ class Login:
     secret_key: str = SECRET_KEY
 
 
-class _S3Server(_Guarded):
+class _S3Server(Guarded):
     """A server process; `kill` is SIGKILL, `start` brings it back on the same port and data."""
 
     def __init__(self, folder: Path) -> None:

@@ -39,7 +39,8 @@ from bus.roles import Role
 from bus.subscription import last_sequence, read_all
 from domain.events import decode
 from labledger import wiring
-from labledger.embedded import Cluster, Servers
+from labledger.embedded.cluster import Cluster
+from labledger.embedded.servers import Servers
 from labledger.settings import Settings
 from projections import projections
 

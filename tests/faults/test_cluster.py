@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from labledger.embedded import Cluster
+from labledger.embedded.cluster import Cluster
 from tests.faults.lab import PATIENCE_S, Lab
 from tests.faults.proof import all_holds
 

@@ -12,7 +12,7 @@ import pytest
 
 from bus import streams
 from bus.connection import Credentials, connect
-from labledger.embedded import NatsServer
+from labledger.embedded.nats_server import NatsServer
 from tests.doubles.cloudflare import ACCOUNT, NAMESPACE, TOKEN
 from tests.doubles.server import Outside, outside
 from tests.faults.shipper import Shipper

@@ -6,7 +6,8 @@ from pathlib import Path
 from bus import streams
 from bus.connection import Bus, connect
 from labledger import doctor
-from labledger.embedded import NatsServer, Servers
+from labledger.embedded.nats_server import NatsServer
+from labledger.embedded.servers import Servers
 from labledger.settings import Settings, load
 
 

@@ -23,8 +23,13 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
 from bus.roles import STREAMS, Role, User, server_config
-from labledger import embedded
-from labledger.embedded import Cluster, EmbeddedError, NatsServer, Postgres, Servers, free_port
+from labledger.embedded import nats_server
+from labledger.embedded.cluster import Cluster
+from labledger.embedded.errors import EmbeddedError
+from labledger.embedded.guarded import free_port
+from labledger.embedded.nats_server import NatsServer
+from labledger.embedded.postgres import Postgres
+from labledger.embedded.servers import Servers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -124,7 +129,7 @@ async def test_permissions_alone_would_let_a_publisher_write_an_event_by_the_rep
     (tmp_path / "plain.conf").write_text(
         f'listen: "127.0.0.1:{server.port}"\njetstream {{ store_dir: "{tmp_path}/js" }}\n' + server_config(inside)
     )
-    from labledger.embedded import nats_binary
+    from labledger.embedded.nats_server import nats_binary
 
     process = subprocess.Popen([nats_binary(), "-c", tmp_path / "plain.conf"], stderr=subprocess.DEVNULL)
     try:
@@ -344,7 +349,7 @@ async def test_a_stranger_on_the_port_that_was_found_is_not_taken_for_the_server
 ) -> None:
     with NatsServer(tmp_path / "stranger") as stranger:
         found = iter((stranger.port, free_port()))
-        monkeypatch.setattr(embedded, "free_port", lambda: next(found))
+        monkeypatch.setattr(nats_server, "free_port", lambda: next(found))
         with NatsServer(tmp_path / "ours") as ours:
             assert ours.port != stranger.port
             await (await connect(ours, "commands")).close()
@@ -489,7 +494,7 @@ from labledger.guard import become
 
 # The tests may lie in a folder of root; the capability to read it is all that is kept of being root.
 become((int(sys.argv[2]), int(sys.argv[3])), 2 if sys.platform == "linux" else None)
-from labledger.embedded import Servers
+from labledger.embedded.servers import Servers
 
 with Servers(Path(sys.argv[1])) as servers:
     print(servers.postgres.pid, servers.nats.pid, flush=True)
@@ -519,7 +524,7 @@ def test_without_root_all_runs_as_that_user(tmp_path: Path) -> None:
 PROGRAM = """
 import sys, threading
 from pathlib import Path
-from labledger.embedded import Servers
+from labledger.embedded.servers import Servers
 
 servers = Servers(Path(sys.argv[1]))
 # On a thread that ends: the servers must not end with it.

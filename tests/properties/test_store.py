@@ -16,7 +16,7 @@ from bus.errors import Conflict
 from bus.ids import uuid7
 from bus.store import Change, EventStore, Written
 from domain.parked import ParkedRetried
-from labledger.embedded import NatsServer
+from labledger.embedded.nats_server import NatsServer
 from tests.integration.bus.place import LostAnswers
 
 

@@ -18,7 +18,7 @@ from bus.connection import Bus
 from bus.keyvalue import Bucket
 from bus.streams import NEWEST, POINTERS
 from domain.ports import DeliveryFailed
-from labledger.embedded import NatsServer
+from labledger.embedded.nats_server import NatsServer
 from tests.doubles.cloudflare import ACCOUNT, NAMESPACE, TOKEN
 from tests.doubles.cloudflare import Cloudflare as Double
 from tests.doubles.shipping import Dock, make

@@ -5,7 +5,7 @@ import pytest
 import pytest_asyncio
 
 from bus import retry
-from labledger.embedded import NatsServer
+from labledger.embedded.nats_server import NatsServer
 from tests.integration.bus.place import Handlers, Place, make_place
 
 

@@ -16,7 +16,7 @@ from bus.subscription import read_all
 from domain.events import Event
 from domain.parked import ParkedRetried
 from domain.queue import AddJob
-from labledger.embedded import NatsServer
+from labledger.embedded.nats_server import NatsServer
 
 
 @dataclass

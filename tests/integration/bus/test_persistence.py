@@ -51,7 +51,7 @@ from domain.plan import Plan
 from domain.sample import RegisterSample, SampleRegistered
 from domain.scan import AbortScan, RequestScan, StartScan
 from labledger import audit
-from labledger.embedded import NatsServer
+from labledger.embedded.nats_server import NatsServer
 
 PLAN = Plan.model_validate(
     {

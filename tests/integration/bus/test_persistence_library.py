@@ -23,7 +23,7 @@ from bus.persistence import (
     JetStreamProcessRecorder,
     JetStreamTrackingRecorder,
 )
-from labledger.embedded import NatsServer
+from labledger.embedded.nats_server import NatsServer
 
 FACTORY = "bus.persistence.factory:JetStreamFactory"
 

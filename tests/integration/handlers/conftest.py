@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest_asyncio
 
 from adapters.instruments.simulation import forget_world
-from labledger.embedded import NatsServer
+from labledger.embedded.nats_server import NatsServer
 from tests.integration.bus.place import Place, make_place
 from tests.integration.handlers.lab import Lab
 

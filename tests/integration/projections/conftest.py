@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest_asyncio
 
-from labledger.embedded import NatsServer
+from labledger.embedded.nats_server import NatsServer
 from tests.integration.bus.place import Place, make_place
 
 

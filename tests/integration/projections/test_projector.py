@@ -13,7 +13,7 @@ from bus import postgres, projector
 from bus.postgres import Connection
 from bus.projector import Projector, as_of, compare, live_generation, rebuild, wait_for
 from bus.subscription import last_sequence, read_all
-from labledger.embedded import Postgres
+from labledger.embedded.postgres import Postgres
 from projections import named, projections
 from tests.integration.bus.place import Place
 from tests.integration.projections.life import Life

@@ -10,7 +10,7 @@ import yaml
 
 from bus.roles import Role
 from labledger.deploy import write_secrets
-from labledger.embedded import nats_binary
+from labledger.embedded.nats_server import nats_binary
 from labledger.settings import load
 
 COMPOSE: dict[str, Any] = yaml.safe_load((Path(__file__).resolve().parents[3] / "compose.yaml").read_text())

@@ -6,7 +6,7 @@ import pytest
 
 from labledger import doctor
 from labledger.doctor import Check, exit_code
-from labledger.embedded import EmbeddedError
+from labledger.embedded.errors import EmbeddedError
 from labledger.settings import load
 
 
