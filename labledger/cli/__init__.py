@@ -15,14 +15,17 @@ def app() -> typer.Typer:
     from labledger.cli import (
         artifacts,
         books,
-        curves,
         deliveries,
+        extractions,
         history,
+        images,
         processes,
+        products,
         publications,
         queues,
         runs,
         scans,
+        spice,
     )
 
     made = typer.Typer(
@@ -37,7 +40,8 @@ def app() -> typer.Typer:
         add_completion=True,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (processes, scans, queues, books, curves, artifacts, deliveries, publications, runs, history):
+    curves = (products, images, extractions, spice)
+    for module in (processes, scans, queues, books, *curves, artifacts, deliveries, publications, runs, history):
         module.register(made)
     return made
 

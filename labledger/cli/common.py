@@ -395,6 +395,12 @@ def read_text(path: str) -> str:
     return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
 
 
+def write_file(session: Session, path: Path, data: bytes) -> None:
+    """Write it, and say so."""
+    path.write_bytes(data)
+    session.print(f"[dim]written:[/dim] {path}")
+
+
 def parse_value(text: str) -> Any:
     """`3` is a number, `true` a truth value, `[1, 2]` a list, and everything else a text."""
     try:

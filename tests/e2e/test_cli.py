@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 import shlex
 import time
 from collections.abc import Iterator
@@ -31,11 +32,12 @@ def until_status(lab: RunningLab, scan_id: str, *wanted: str) -> dict[str, objec
 
 
 def test_help_answers_at_once() -> None:
-    began = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     answer = labledger("--help")
-    took_s = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert answer.code == 0
-    assert took_s < 2.0  # 0.2 s on a machine with nothing else to do
+    # 0.2 s, 0.4 s on a busy machine. Of the processor: how long it takes says also what else runs.
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1.0
     for group in ("scan", "queue", "job", "sample", "equipment", "station", "audit", "parked"):
         assert group in answer.out
 
