@@ -150,12 +150,25 @@ def choose(candidates: Sequence[Fit], strokes: Floats, count: int, length: float
     return fit, float(min(1.0, confidence))
 
 
+def shift_of(places: Floats, strokes: Floats, length: float) -> float:
+    """How far all labels stand beside their strokes, in one direction: where a page centres them on something else than their
+    letters. 0 where they do not, or where another stroke would be as near."""
+    nearest = strokes[np.abs(strokes[:, None] - places[None]).argmin(axis=0)]
+    away = nearest - places
+    shift = float(np.median(away))
+    apart = np.diff(strokes)
+    together = float(np.abs(away - shift).max()) < max(0.006 * length, 2.0)
+    taken = len(set(nearest.tolist())) == len(places)
+    return shift if len(places) >= 3 and together and taken and abs(shift) < 0.3 * float(apart.min()) else 0.0
+
+
 def snapped(fit: Fit, places: Floats, strokes: Floats, length: float) -> Fit:
     """The same line through the strokes (grid lines, tick marks) that its labels belong to."""
     if len(strokes) == 0:
         return fit
     f = np.array([math.log10(v) if fit.scale == "log" else v for _, v in fit.members])
     expected = fit.slope * f + fit.offset
+    expected = expected + shift_of(expected, strokes, length)
     nearest = strokes[np.abs(strokes[:, None] - expected[None]).argmin(axis=0)]
     near = np.abs(nearest - expected) < max(0.015 * length, 2.5)
     if near.sum() < 2 or near.sum() < 0.5 * len(f):
@@ -232,11 +245,11 @@ def axis_of(
     if chosen is None:
         return None
     rough, confidence = chosen
-    # "08" is 0.08 or 0.8 whose point was lost: which of them, nobody knows.
-    if any(re.match(r"^[+-]?0\d", labels[i].text) for i, _ in rough.members):
+    # "08" is 0.08 or 0.8 whose point was lost: which of them, only other labels can tell.
+    if sum(not re.match(r"^[+-]?0\d", labels[i].text) for i, _ in rough.members) < 2:
         confidence *= 0.3
     fit = snapped(rough, places, strokes, length)
-    if exact and fit.scale == "log":
+    if fit.scale == "log":
         fit = on_the_comb(fit, strokes, length)
     v0, v1 = fit.value(p0), fit.value(p1)
     # A frame's end that lies on a label has that label's value.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -10,8 +11,12 @@ from adapters.curves.frame import find_frames, strokes
 from adapters.curves.picture import Picture
 from adapters.curves.shapes import Axis, Floats, Frame, Grey, Line
 from adapters.curves.sides import ink_colour, second_of
-from adapters.curves.ticks import Label, labels_of_x, labels_of_y
+from adapters.curves.ticks import Label, columns_of_y, numbers, rows_of_x
 from adapters.curves.words import Reader
+
+Side = Literal["bottom", "top", "left", "right"]
+DOUBTFUL = 0.5
+"""An axis less sure than this may stand on the other side of the plot."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,45 @@ def calibrate(picture: Picture, read: Reader) -> Calibration | None:
 
 
 def calibrate_frame(picture: Picture, frame: Frame, level: float, read: Reader) -> Calibration:
+    x, x_labels = read_axis(picture, frame, level, read, "bottom")
+    if x is None or x.confidence < DOUBTFUL:
+        x, x_labels = surer((x, x_labels), read_axis(picture, frame, level, read, "top"))
+    y, y_labels = read_axis(picture, frame, level, read, "left")
+    if y is None or y.confidence < DOUBTFUL:
+        y, y_labels = surer((y, y_labels), read_axis(picture, frame, level, read, "right"))
+    return Calibration(frame, x, y, tuple(x_labels), tuple(y_labels))
+
+
+Reading = tuple[Axis | None, Sequence[Label]]
+
+
+def surer(one: Reading, other: Reading) -> Reading:
+    """Of an axis on the usual side and one on the other the one that is surer."""
+    a, b = one[0], other[0]
+    return other if b is not None and (a is None or b.confidence > a.confidence + 0.1) else one
+
+
+def read_axis(picture: Picture, frame: Frame, level: float, read: Reader, side: Side) -> Reading:
+    """The axis on one side of the frame: of the ways in which its labels may be parted the one that explains most of them."""
     b = frame.box
     weak = max(14.0, 0.2 * level, 4 * picture.noise)
-    x_labels = labels_of_x(picture.rgb, picture.ink, level, frame, read)
-    x_places = np.array([q.box.cx for q in x_labels])
-    x_marks = marks(picture.ink, max(weak, 0.5 * level), frame, upright=True)
-    x = axis_of(x_labels, x_places, x_marks, b.x0, b.x1, upwards=False)
-    y_labels = labels_of_y(picture.rgb, picture.ink, level, frame, read)
-    y_places = np.array([q.box.cy for q in y_labels])
-    y_marks = marks(picture.ink, max(weak, 0.5 * level), frame, upright=False)
-    y = axis_of(y_labels, y_places, y_marks, b.y1, b.y0, upwards=True)
-    return Calibration(frame, x, y, tuple(x_labels), tuple(y_labels))
+    upright = side in ("bottom", "top")
+    readings = rows_of_x if upright else columns_of_y
+    places_of_strokes = marks(picture.ink, max(weak, 0.5 * level), frame, upright=upright)
+    p0, p1 = (b.x0, b.x1) if upright else (b.y1, b.y0)
+    best: Axis | None = None
+    best_labels: Sequence[Label] = ()
+    most = -1.0
+    for labels in readings(picture.rgb, picture.ink, level, frame, read, side):
+        places = np.array([q.box.cx if upright else q.box.cy for q in labels])
+        axis = axis_of(labels, places, places_of_strokes, p0, p1, upwards=not upright)
+        explained = len(axis.ticks) / len(labels) if axis else 0.0
+        merit = axis.confidence * (0.5 + 0.5 * explained) if axis else 0.0
+        if merit > most + 0.02:
+            best, best_labels, most = axis, labels, merit
+        if axis is not None and explained > 0.99 and axis.confidence > 0.9:
+            break
+    return best, best_labels
 
 
 def second_axis(picture: Picture, found: Calibration, read: Reader) -> Axis | None:
@@ -102,13 +135,8 @@ def second_axis(picture: Picture, found: Calibration, read: Reader) -> Axis | No
     if found.y_labels[0].box.cx > b.cx:
         return None
     level = text_level(picture.ink, picture.noise)
-    weak = max(14.0, 0.2 * level, 4 * picture.noise)
-    labels = labels_of_y(picture.rgb, picture.ink, level, found.frame, read, side="right")
-    if len([q for q in labels if q.meanings]) < 3:
-        return None
-    places = np.array([q.box.cy for q in labels])
-    strokes_at = marks(picture.ink, max(weak, 0.5 * level), found.frame, upright=False)
-    axis = second_of(axis_of(labels, places, strokes_at, b.y1, b.y0, upwards=True), found.y)
+    axis, labels = read_axis(picture, found.frame, level, read, "right")
+    axis = second_of(axis, found.y) if numbers(labels) >= 3 else None
     if axis is None or stands_apart(picture.ink, level, found.frame, axis):
         return None
     return coloured(picture, axis)

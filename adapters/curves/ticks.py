@@ -1,7 +1,7 @@
 """Tick labels: which pieces of ink beside the frame are numbers, and what they say."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -285,43 +285,46 @@ def beside(ink: Grey, level: float, frame: Frame, side: str) -> list[Box]:
     return out
 
 
-def labels_of_x(rgb: Rgb, ink: Grey, level: float, frame: Frame, read: Reader, side: str = "bottom") -> list[Label]:
-    """The row of numbers under (or over) the plot."""
+GAPS_IN_ROWS = (0.42, 0.25, 0.75, 1.1)
+"""In heights of a letter: what letters of one label are apart at most. Labels that nearly touch need a narrow one, `1 k` and
+`1.E-03` a wide one; which of them is right only the axis can tell."""
+
+
+def rows_of_x(rgb: Rgb, ink: Grey, level: float, frame: Frame, read: Reader, side: str) -> Iterator[list[Label]]:
+    """Ways to read the row of numbers under (or over) the plot, the usual one first."""
     pieces = beside(ink, level, frame, side)
     letter = letter_height(pieces, ink.shape[1])
     if letter == 0:
-        return []
+        return
     b = frame.box
     rows = rows_of(pieces, letter)
     rows.sort(key=lambda row: float(np.median([q.cy for q in row])), reverse=side == "top")
-    best: list[Label] = []
     for row in rows[:3]:
         size = letter_height(row, ink.shape[1]) or letter
-        labels: list[Label] = []
-        for gap in (0.42, 0.25):
+        found, known = False, set[tuple[Box, ...]]()
+        for gap in GAPS_IN_ROWS:
             groups = [g for g in groups_of(row, size, gap) if b.x0 - 0.1 * b.width <= g.box.cx <= b.x1 + 0.1 * b.width]
-            if len(groups) > 40:
+            key = tuple(g.box for g in groups)
+            if len(groups) > 40 or key in known:
                 continue
+            known.add(key)
             labels = read_groups(rgb, groups, read)
-            good = [q for q in labels if q.meanings]
-            if len(good) > len([q for q in best if q.meanings]):
-                best = labels
-            # Labels that nearly touch are read as one; a narrower gap tells them apart.
-            if all(q.meanings or not any(c.isdigit() for c in q.text) for q in labels):
-                break
-        if len([q for q in best if q.meanings]) >= 2:
-            break
-    return best
+            if numbers(labels) >= 2:
+                found = True
+                yield labels
+        if found:
+            return
 
 
-def labels_of_y(rgb: Rgb, ink: Grey, level: float, frame: Frame, read: Reader, side: str = "left") -> list[Label]:
-    """The column of numbers beside the plot: in each row of text the group next to the frame."""
+def columns_of_y(rgb: Rgb, ink: Grey, level: float, frame: Frame, read: Reader, side: str) -> Iterator[list[Label]]:
+    """Ways to read the column of numbers beside the plot: in each row of text the group next to the frame."""
     pieces = beside(ink, level, frame, side)
     letter = letter_height(pieces, ink.shape[1])
     if letter == 0:
-        return []
+        return
     b = frame.box
-    best: list[Label] = []
+    known = set[tuple[Box, ...]]()
+    # A title that stands close joins the numbers; a narrower gap cuts it off.
     for gap in (1.0, 0.7, 0.42):
         groups: list[Group] = []
         for row in rows_of(pieces, letter):
@@ -333,13 +336,23 @@ def labels_of_y(rgb: Rgb, ink: Grey, level: float, frame: Frame, read: Reader, s
                     max(parts, key=lambda g: g.box.x1) if side == "left" else min(parts, key=lambda g: g.box.x0)
                 )
         groups = [g for g in groups if g.box.height < 3 * letter]
-        labels = read_groups(rgb, groups, read) if len(groups) <= 60 else []
-        if numbers(labels) > numbers(best):
-            best = labels
-        # A title that stands close joins the numbers; a narrower gap cuts it off.
-        if labels and numbers(labels) >= 0.9 * len(labels):
-            break
-    return best
+        key = tuple(g.box for g in groups)
+        if len(groups) > 60 or key in known:
+            continue
+        known.add(key)
+        yield from (c for c in columns_of(read_groups(rgb, groups, read)) if numbers(c) >= 2)
+
+
+def columns_of(labels: Sequence[Label]) -> list[list[Label]]:
+    """Labels parted where a column of paper lies between them: the letters of an upright title stand in a column of their own."""
+    columns: list[list[Label]] = []
+    reach = 0.0
+    for label in sorted(labels, key=lambda q: q.box.x0):
+        if not columns or label.box.x0 > reach:
+            columns.append([])
+        columns[-1].append(label)
+        reach = max(reach, label.box.x1)
+    return [sorted(c, key=lambda q: q.box.cy) for c in columns]
 
 
 def numbers(labels: Sequence[Label]) -> int:
