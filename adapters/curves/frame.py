@@ -154,6 +154,17 @@ def pairs_of(lows: list[float], highs: list[float], least: float) -> tuple[Float
     return np.array([a for a, _ in found]), np.array([b for _, b in found])
 
 
+def choices(lines: list[Line], crossing: list[Line]) -> list[Line]:
+    """The four longest strokes, and the outermost two of those that are at least half as long as the longest, unless the strokes that
+    cross them run on for more than a tick mark's length: then the plot goes on, and its side is not drawn."""
+    longest = sorted(lines, key=lambda q: -q.length * q.cover)
+    long = sorted((q for q in lines if 2 * q.length >= longest[0].length), key=lambda q: q.at)
+    start, end = float(np.median([q.start for q in crossing])), float(np.median([q.end for q in crossing]))
+    tick = 0.02 * (long[-1].at - long[0].at)
+    outer = [q for q, beyond in ((long[0], long[0].at - start), (long[-1], end - long[-1].at)) if beyond < tick]
+    return [*longest[:4], *(q for q in outer if q not in longest[:4])]
+
+
 def boxes(dark: Mask, rows: list[Line], columns: list[Line], most: int) -> list[Frame]:
     high, wide = dark.shape
     near = max(3.0, 0.006 * max(high, wide))
@@ -164,11 +175,11 @@ def boxes(dark: Mask, rows: list[Line], columns: list[Line], most: int) -> list[
     bottoms = [(c.end, c.length) for c in columns] + [(r.at, r.length) for r in rows]
     left, right = clusters(lefts, near, 7), clusters(rights, near, 7)
     upper, lower = clusters(tops, near, 7), clusters(bottoms, near, 7)
-    # The outermost strokes belong to the choice even where few strokes vote for them.
-    for line in sorted(columns, key=lambda c: -c.length * c.cover)[:4]:
+    # Tick marks that stick out vote for places beside the axis; so the longest and the outermost strokes are choices of their own.
+    for line in choices(columns, rows):
         left.append(line.at)
         right.append(line.at)
-    for line in sorted(rows, key=lambda r: -r.length * r.cover)[:4]:
+    for line in choices(rows, columns):
         upper.append(line.at)
         lower.append(line.at)
     # All boxes at once: each pair of sides (left, right) with each pair (top, bottom).
