@@ -205,7 +205,7 @@ def on_the_comb(fit: Fit, strokes: Floats, length: float) -> Fit:
         return float(np.minimum(np.abs(comb - f[:, None]).min(axis=1) * abs(slope), 3.0).mean())
 
     best, least = fit, apart(fit.slope, fit.offset) - 0.05
-    reach = max(0.03 * length, 6.0)
+    reach = max(0.04 * length, 6.0)
     near = [strokes[np.abs(strokes - (fit.slope * f + fit.offset)) < reach] for f in (low, high)]
     for a in near[0]:
         for b in near[1]:
