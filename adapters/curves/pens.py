@@ -5,7 +5,8 @@ What is drawn but not understood is counted (`unexplained`), and costs confidenc
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from adapters.curves.lettering import Text, letter_size, words_of
 from adapters.curves.names import by_place, may_name, tidy
 from adapters.curves.pdf import Stroke
 from adapters.curves.shapes import Box, Floats, Frame, Path, Word
+from adapters.curves.sides import chromatic
 
 ALIGNED = 0.35
 TOUCH = 3.0
@@ -136,14 +138,14 @@ def _cut(a: Floats, z: Floats, b: Box) -> tuple[Floats, Floats] | None:
     return a + low * d, a + high * d
 
 
-def pieces_in(frame: Frame, strokes: Sequence[Stroke], x_marks: Floats, y_marks: Floats) -> list[Piece]:
+def pieces_in(frame: Frame, strokes: Sequence[Stroke], y_marks: Floats) -> list[Piece]:
     """What was drawn inside the frame, without the frame itself, its grid and its ticks, and without small areas."""
     b = frame.box
     grown = b.grown(0.75)
     flat: list[Piece] = []
     curved: list[Piece] = []
     areas: list[Piece] = []
-    grid_styles: set[Style] = set()
+    ruled: list[Piece] = []
     for s in strokes:
         q = s.box
         if q.x1 < b.x0 - 1 or q.x0 > b.x1 + 1 or q.y1 < b.y0 - 1 or q.y0 > b.y1 + 1 or near_white(s.colour):
@@ -158,11 +160,17 @@ def pieces_in(frame: Frame, strokes: Sequence[Stroke], x_marks: Floats, y_marks:
             if not straight:
                 curved.append(one)
                 continue
-            kind = _ruled(one.box, b, x_marks, y_marks)
+            kind = _ruled(one.box, b, y_marks)
             if kind == "grid":
-                grid_styles.add(one.style)
+                ruled.append(one)
             elif kind == "":
                 flat.append(one)
+    # A grid is drawn with one pen or two; a coloured line that lies on it and whose pen draws no other of its lines is a flat curve.
+    times = Counter(p.style for p in ruled)
+    lone = [p for p in ruled if times[p.style] == 1 and chromatic(p.style.colour) and p.box.height < ALIGNED]
+    lone = lone if len(ruled) >= len(lone) + 2 else []
+    grid_styles = {p.style for p in ruled if not any(p is q for q in lone)}
+    flat += lone
     pens = {p.style for p in curved}
     kept: list[Piece] = []
     for one in flat:
@@ -173,7 +181,7 @@ def pieces_in(frame: Frame, strokes: Sequence[Stroke], x_marks: Floats, y_marks:
     return curved + kept + areas
 
 
-def _ruled(q: Box, b: Box, x_marks: Floats, y_marks: Floats) -> str:
+def _ruled(q: Box, b: Box, y_marks: Floats) -> str:
     """`grid` for a line over the whole plot, `side` for the frame itself, `tick` for a short mark at it; else nothing."""
     if q.height < ALIGNED:
         if min(abs(q.cy - b.y0), abs(q.cy - b.y1)) < 1.5:
@@ -186,8 +194,7 @@ def _ruled(q: Box, b: Box, x_marks: Floats, y_marks: Floats) -> str:
     elif q.width < ALIGNED:
         if min(abs(q.cx - b.x0), abs(q.cx - b.x1)) < 1.5:
             return "side"
-        at_mark = bool(len(x_marks)) and float(np.abs(x_marks - q.cx).min()) < 1.0
-        if q.height > 0.93 * b.height and at_mark:
+        if q.height > 0.93 * b.height:
             return "grid"
         if q.height < 0.05 * b.height and min(abs(q.y0 - b.y0), abs(q.y1 - b.y1)) < TOUCH:
             return "tick"
@@ -206,7 +213,9 @@ def _direction(points: Floats, at_end: bool, reach: float = 6.0) -> Floats:
     return np.asarray(d / n, np.float64) if n > 0 else np.zeros(2)
 
 
-def chained(pieces: Sequence[Piece], gap: float, sharpest_deg: float) -> list[Piece]:
+def chained(
+    pieces: Sequence[Piece], gap: float, sharpest_deg: float, pen: Callable[[Piece], Hashable] = lambda p: p.style
+) -> list[Piece]:
     """Pieces of one pen joined end to end, the straightest and nearest first, each end at most once."""
     ends: list[tuple[int, bool]] = [(i, last) for i in range(len(pieces)) for last in (False, True)]
     at = np.array([pieces[i].points[-1 if last else 0] for i, last in ends])
@@ -218,12 +227,12 @@ def chained(pieces: Sequence[Piece], gap: float, sharpest_deg: float) -> list[Pi
     rivals: dict[int, list[float]] = {}
     near: list[tuple[int, int]] = sorted(tree.query_pairs(gap))
     for a, b in near:
-        if ends[a][0] == ends[b][0] or pieces[ends[a][0]].style != pieces[ends[b][0]].style:
+        if ends[a][0] == ends[b][0] or pen(pieces[ends[a][0]]) != pen(pieces[ends[b][0]]):
             continue
         step = at[b] - at[a]
         far = float(np.hypot(*step))
         turn = _angle(out_of[a], -out_of[b])
-        if far > 1.0:
+        if far > 1.6:
             turn = max(turn, _angle(out_of[a], step), _angle(-out_of[b], step))
         if turn > sharpest_deg:
             continue
@@ -347,6 +356,8 @@ def curves_in(frame: Frame, pieces: Sequence[Piece], texts: Sequence[Text]) -> t
     unknown += sum(c.length for c in curves if _extent(c) < 0.25 * longest)
     curves = [replace(c, points=without_doubles(c.points)) for c in curves if _extent(c) >= 0.25 * longest]
     curves = _singles(curves)
+    # A curve may go on with a pen of another width.
+    curves = chained(curves, 1.5, 60, lambda c: (c.style.colour, c.style.dashes))
     marked = _marker_curves(stamps + areas, curves, entries)
     curves += marked
     total = known + 1e-9
@@ -376,6 +387,9 @@ def _kind(c: Piece, b: Box, texts: Sequence[Text], size: float, areas: Sequence[
     if c.closed and (aligned(c.points) or _area(c.points) > 0.9 * q.width * q.height):
         return "other"
     if c.straight:
+        # No quantity has all values at one x: an upright line over the whole plot is ruled, though not quite upright.
+        if q.height > 0.93 * b.height and q.width < 0.01 * q.height:
+            return "other"
         tips = (c.points[0], c.points[-1])
         if extent < 0.4 * diagonal:
             near_text = any(away_from(tip, t.box) < 0.9 * size for tip in tips for t in texts)
@@ -432,7 +446,8 @@ def _covers(longer: Piece, other: Piece) -> bool:
         return False
     spatial = untyped("scipy.spatial")
     far, _ = spatial.cKDTree(dense(longer.points)).query(dense(other.points))
-    return bool(np.percentile(far, 97) < 0.6)
+    # Within their pens' width the eye sees one line.
+    return bool(np.percentile(far, 97) < max(0.6, (longer.style.width + other.style.width) / 2))
 
 
 def dense(points: Floats, step: float = 1.0) -> Floats:

@@ -279,7 +279,7 @@ def charts_of(sheet: Sheet) -> list[Chart]:
         sides = axes_around(frame, labels, rows, columns, others, texts)
         if sides.x is None or sides.y is None or min(sides.x.confidence, sides.y.confidence) < 0.45:
             continue
-        taken.append(chart_in(frame, sides, strokes, texts, rows, columns))
+        taken.append(chart_in(frame, sides, strokes, texts, rows))
     return in_reading_order(taken, lambda c: c.frame.box)
 
 
@@ -293,13 +293,10 @@ def chart_in(
     strokes: Sequence[Stroke],
     texts: Sequence[Text],
     rows: Sequence[Line],
-    columns: Sequence[Line],
 ) -> Chart:
     """The curves inside a frame whose axes are known."""
     b = frame.box
-    x_marks = marks(columns, b.y0, b.y1, b.x0, b.x1)
-    y_marks = marks(rows, b.x0, b.x1, b.y0, b.y1)
-    pieces = pieces_in(frame, strokes, x_marks, y_marks)
+    pieces = pieces_in(frame, strokes, marks(rows, b.x0, b.x1, b.y0, b.y1))
     near = [t for t in texts if _beside(t.box, b, 8 * t.size)]
     inside = [
         t for t in near if _beside(t.box, b, 1.5 * t.size) or (t.box.x0 < b.x1 + 0.35 * b.width and t.box.x0 > b.x1)
@@ -320,8 +317,8 @@ def _overlaps(one: Box, other: Box) -> bool:
 def curves_with(sheet: Sheet, frame: Frame, sides: Sides) -> Chart:
     """The curves of a page inside a frame whose axes are known from elsewhere."""
     strokes = [as_line(s) for s in sheet.strokes]
-    rows, columns = rules(strokes)
-    return chart_in(frame, sides, strokes, texts_of(sheet.letters), rows, columns)
+    rows, _ = rules(strokes)
+    return chart_in(frame, sides, strokes, texts_of(sheet.letters), rows)
 
 
 def shy_frames(sheet: Sheet) -> list[Frame]:

@@ -293,3 +293,47 @@ def locked_pdf() -> bytes:
         + b">>> endobj\n"
     )
     return minimal_pdf(b"[0 0 300 300]", encrypt, b" /Encrypt 4 0 R /ID [<00112233> <00112233>]")
+
+
+def test_an_upright_line_over_the_whole_plot_is_ruled_though_not_quite_upright() -> None:
+    figure, axes = plt.subplots()
+    axes.plot(X, X**2, "k", linewidth=1)
+    axes.plot([3.3, 3.306], [0, 100], "k", linewidth=1)
+    axes.set_ylim(0, 100)
+    (done,) = read(pdf(figure))
+    (curve,) = done.curves
+    assert farthest(curve, lambda x: x**2, done) < EXACT
+
+
+def test_a_coloured_line_on_a_grid_line_is_a_flat_curve() -> None:
+    figure, axes = plt.subplots()
+    axes.plot(X, X**2, "k", linewidth=1)
+    axes.plot([0, 10], [40, 40], "r", linewidth=1)
+    axes.set(xlim=(0, 10), ylim=(0, 100))
+    axes.grid(color="0.4", linewidth=0.6)
+    (done,) = read(pdf(figure))
+    assert len(done.curves) == 2
+    red = next(c for c in done.curves if c.colour == (255, 0, 0))
+    assert farthest(red, lambda x: 40 + 0 * x, done) < EXACT
+
+
+def test_a_curve_drawn_again_within_the_width_of_its_pen_is_one_curve() -> None:
+    figure, axes = plt.subplots()
+    axes.plot(X, 10 * X, "k", linewidth=2.5)
+    axes.plot(X, 10 * X + 0.25, "k", linewidth=0.8)
+    (done,) = read(pdf(figure))
+    (curve,) = done.curves
+    assert farthest(curve, lambda x: 10 * x, done) < 0.005
+
+
+def test_a_curve_that_goes_on_with_another_pen_is_one_curve() -> None:
+    figure, axes = plt.subplots()
+    for part, width in ((X <= X[100], 1.5), (X >= X[100], 0.9)):
+        axes.plot(X[part], 80 - 5 * X[part], "b", linewidth=width)
+        axes.plot(X[part], 30 - 2 * X[part], "r", linewidth=width)
+    (done,) = read(pdf(figure))
+    assert len(done.curves) == 2
+    for colour, function in (((0, 0, 255), lambda x: 80 - 5 * x), ((255, 0, 0), lambda x: 30 - 2 * x)):
+        curve = next(c for c in done.curves if c.colour == colour)
+        assert np.ptp(curve.x) > 8.9
+        assert farthest(curve, function, done) < EXACT
