@@ -33,14 +33,19 @@ async def held(place: Place, ttl_s: float = 0.6, names: tuple[str, ...] = ("a", 
 
 
 async def test_trust_lasts_two_thirds_of_the_time_to_live_after_a_beat(place: Place) -> None:
-    holding = await held(place)
+    holding = await held(place, ttl_s=1.5)
     with pytest.raises(LeaseLost):
         holding.guard()
     began = time.monotonic()
     await holding.beat()
+    last = asked = beaten = time.monotonic()
     holding.guard()
-    await until(lambda: not holding.trusted)
-    assert 0.3 < time.monotonic() - began < 0.55
+    while holding.trusted:
+        last = asked
+        await asyncio.sleep(0.02)
+        asked = time.monotonic()
+    # The beat was sent in between; and however late we come to look, it was trusted no later than when we saw it so.
+    assert last < beaten + 1.0 and time.monotonic() >= began + 1.0
     beat = await last_beat(holding._bus, "bench")
     assert beat and beat.instance == holding.instance
 
