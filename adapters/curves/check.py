@@ -26,6 +26,9 @@ WEIGHTS: dict[str, float] = {
     "shared": -2.423,
 }
 
+DOUBTFUL_AXES = 0.25
+"""Axes surer than 1 less this cost nothing. Pictures whose axes are wrong are too rare to fit what they should cost."""
+
 
 def drawn(paths: Sequence[Path], layer: Layer, grow: float) -> Mask:
     """Where the paths of a layer put ink."""
@@ -104,6 +107,7 @@ def features(x: Axis | None, y: Axis | None, paths: Sequence[Path], layers: Sequ
 
 
 def chance(values: Mapping[str, float], weights: Mapping[str, float] = WEIGHTS) -> float:
-    """The logistic function of the weighted sum."""
+    """The logistic function of the weighted sum; less where an axis is in doubt, whatever the curves look like."""
     total = weights["bias"] + sum(w * values[k] for k, w in weights.items() if k != "bias")
-    return 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))
+    curves = 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))
+    return curves * min(1.0, 1.0 + DOUBTFUL_AXES + values["axes"])

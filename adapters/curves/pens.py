@@ -171,6 +171,10 @@ def pieces_in(frame: Frame, strokes: Sequence[Stroke], y_marks: Floats) -> list[
     lone = lone if len(ruled) >= len(lone) + 2 else []
     grid_styles = {p.style for p in ruled if not any(p is q for q in lone)}
     flat += lone
+    # An elbow with the grid's pen is a pointer, where another pen draws the curves.
+    pointers = [p for p in curved if p.style in grid_styles and len(p.points) <= 3]
+    if any(p.style not in grid_styles and len(p.points) > 3 for p in curved):
+        curved = [p for p in curved if not any(p is q for q in pointers)]
     pens = {p.style for p in curved}
     kept: list[Piece] = []
     for one in flat:
@@ -357,7 +361,7 @@ def curves_in(frame: Frame, pieces: Sequence[Piece], texts: Sequence[Text]) -> t
     curves = [replace(c, points=without_doubles(c.points)) for c in curves if _extent(c) >= 0.25 * longest]
     curves = _singles(curves)
     # A curve may go on with a pen of another width.
-    curves = chained(curves, 1.5, 60, lambda c: (c.style.colour, c.style.dashes))
+    curves = _continued(chained(curves, 1.5, 60, _ink), b)
     marked = _marker_curves(stamps + areas, curves, entries)
     curves += marked
     total = known + 1e-9
@@ -429,6 +433,44 @@ def dashes_joined(chains: Sequence[Piece], b: Box) -> list[Piece]:
         out += [c for c in group if not any(c is d for d in dashes)]
         out += chained(dashes, reach, 35)
     return out
+
+
+def _ink(c: Piece) -> Hashable:
+    return c.style.colour, c.style.dashes
+
+
+def _continued(curves: Sequence[Piece], b: Box) -> list[Piece]:
+    """Curves of which one begins where the other ends, at a peak or drawn over each other for a little, become one."""
+    out = list(curves)
+    pairs = [(one, other) for one, other in itertools.permutations(out, 2) if _ink(one) == _ink(other)]
+    for one, other in pairs:
+        if not any(one is c for c in out) or not any(other is c for c in out):
+            continue
+        left = one.points if one.points[0, 0] <= one.points[-1, 0] else one.points[::-1]
+        right = other.points if other.points[0, 0] <= other.points[-1, 0] else other.points[::-1]
+        near = max(1.5, (one.style.width + other.style.width) / 2)
+        if abs(float(left[:, 0].max() - right[:, 0].min())) > 0.05 * b.width or _one_of_more(
+            left[-1], near, one, other, out
+        ):
+            continue
+        if _away(left[-1], right) < near and _away(right[0], left) < near:
+            rest = right[right[:, 0] > left[-1, 0]]
+            whole = Piece(
+                np.concatenate([left, rest]), one.style, doubt=max(one.doubt, other.doubt), gaps=one.gaps + other.gaps
+            )
+            out = [c for c in out if c is not one and c is not other] + [whole]
+    return out
+
+
+def _away(point: Floats, line: Floats) -> float:
+    return float(np.hypot(*(dense(line) - point).T).min())
+
+
+def _one_of_more(at: Floats, near: float, one: Piece, other: Piece, curves: Sequence[Piece]) -> bool:
+    """Whether a third curve of the pen passes there too: then nobody knows which of them goes on."""
+    return any(
+        _away(at, c.points) < 2 * near for c in curves if c is not one and c is not other and _ink(c) == _ink(one)
+    )
 
 
 def _singles(curves: Sequence[Piece]) -> list[Piece]:

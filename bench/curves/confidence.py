@@ -3,8 +3,8 @@
     python -m bench.curves.confidence CORPUS --train DIR... --check DIR... [--jobs 2] [--keep FILE]
 
 CORPUS holds `score.py` and `gen_synth.py`. Draw the plots with the generator, with several seeds, and keep those to fit on (--train)
-apart from those to check with (--check): `python CORPUS/gen_synth.py DIR --seed N`. Both modes of the extractor are not needed; the
-picture alone is given. Prints the table of weights to be put into check.py, and how well the chances hold on the other plots.
+apart from those to check with (--check): `python CORPUS/gen_synth.py DIR --seed N`. Each picture is read in both modes, by itself and
+calibrated. Prints the table of weights to be put into check.py, and how well the chances hold on the other plots.
 --keep stores what was seen of each picture, so that a second fit needs no second run.
 """
 
@@ -13,13 +13,14 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapters.curves.check import WEIGHTS, chance
-from adapters.curves.extract import extract
+from adapters.curves.extract import Extraction, Given, Options, extract
 from bench.curves.__main__ import scorer, truths
 
 CAUTION = 0.8
@@ -30,11 +31,16 @@ RIDGE = 0.1
 """Keeps weights small where few pictures speak; features are of the order of one."""
 
 
-def seen(job: tuple[Path, dict[str, Any]], corpus: Path) -> dict[str, Any]:
-    """One picture extracted: its features, and which of it was right."""
+def seen(job: tuple[Path, dict[str, Any]], corpus: Path) -> list[dict[str, Any]]:
+    """One picture extracted in both modes: its features, and which of it was right."""
     path, truth = job
     score = scorer(corpus)
-    result = extract((path.parent / truth["image"]).read_bytes())
+    data = (path.parent / truth["image"]).read_bytes()
+    given = Options(calibration=Given.from_truth(truth["axes"]))
+    return [_row(truth, extract(data, options), score) for options in (Options(), given)]
+
+
+def _row(truth: dict[str, Any], result: Extraction, score: ModuleType) -> dict[str, Any]:
     prediction = result.prediction()
     row = score.score_one(truth, prediction)
     known = [score.norm_curve(truth, c) for c in truth["curves"]]
@@ -119,14 +125,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--keep", type=Path)
     a = parser.parse_args()
-    kept: dict[str, dict[str, Any]] = json.loads(a.keep.read_text()) if a.keep and a.keep.exists() else {}
+    kept: dict[str, list[dict[str, Any]]] = json.loads(a.keep.read_text()) if a.keep and a.keep.exists() else {}
     sets: list[list[dict[str, Any]]] = []
     with ProcessPoolExecutor(a.jobs) as pool:
         for folders in (a.train, a.check):
             jobs = [job for folder in folders for job in truths(folder, "")]
             new = [job for job in jobs if str(job[0]) not in kept]
             kept |= dict(zip((str(p) for p, _ in new), pool.map(partial(seen, corpus=a.corpus), new), strict=True))
-            sets.append([kept[str(p)] for p, _ in jobs])
+            sets.append([row for p, _ in jobs for row in kept[str(p)]])
     if a.keep:
         a.keep.write_text(json.dumps(kept))
     train, check = ([row for row in part if row["right"]] for part in sets)

@@ -337,3 +337,27 @@ def test_a_curve_that_goes_on_with_another_pen_is_one_curve() -> None:
         curve = next(c for c in done.curves if c.colour == colour)
         assert np.ptp(curve.x) > 8.9
         assert farthest(curve, function, done) < EXACT
+
+
+def test_halves_of_a_peak_and_strokes_drawn_over_each_other_for_a_little_are_one_curve() -> None:
+    figure, axes = plt.subplots()
+    peak = 90 * np.exp(-np.abs(X - 5))
+    axes.plot(X[X < 5], peak[X < 5], "b", linewidth=2)
+    axes.plot(X[X > 5], peak[X > 5], "b", linewidth=2)
+    axes.plot(X[:110], 5 + 3 * X[:110], "r")
+    axes.plot(X[106:], 5 + 3 * X[106:], "r")
+    (done,) = read(pdf(figure))
+    assert sorted(float(np.ptp(c.x)) for c in done.curves) == pytest.approx([9, 9], abs=0.01)
+    red = next(c for c in done.curves if c.colour == (255, 0, 0))
+    assert farthest(red, lambda x: 5 + 3 * x, done) < EXACT
+
+
+def test_elbows_with_the_pen_of_the_grid_are_pointers() -> None:
+    figure, axes = plt.subplots()
+    axes.plot(X, X**2, "k", linewidth=2)
+    axes.plot([2, 4, 6], [70, 70, 37], "k", linewidth=0.7)
+    axes.set(xlim=(0, 10), ylim=(0, 100))
+    axes.grid(color="k", linewidth=0.7)
+    (done,) = read(pdf(figure))
+    (curve,) = done.curves
+    assert farthest(curve, lambda x: x**2, done) < EXACT
