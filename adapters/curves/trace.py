@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
+from adapters.curves.dashes import dashes_joined, filled_markers
 from adapters.curves.follow import Field, Pen, Trail, both_ways, centred, explained, field_of
 from adapters.curves.grid import run_through
 from adapters.curves.ink import Layer
-from adapters.curves.kit import connected, gaussian_along, nearest, nearest_of, skeleton_of
+from adapters.curves.kit import connected, gaussian_along, nearest, nearest_of, pairs, skeleton_of
 from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
 
 MOST_TRIES = 32
@@ -439,7 +440,7 @@ def swapped(paths: list[Path]) -> list[Path]:
                     changed = True
         if not changed:
             break
-    return [replace(p, points=q) for p, q in zip(paths, out, strict=True)]
+    return [replace(p, points=q) for p, q in zip(paths, told_apart(out, paths), strict=True)]
 
 
 def uncrossed(
@@ -494,6 +495,141 @@ def unevenness(before: Floats, after: Floats, common: float) -> float:
     basis = np.vander(t, 4)
     solution, *_ = np.linalg.lstsq(basis, points, rcond=None)
     return float(np.sqrt(((points - basis @ solution) ** 2).sum(axis=1).mean()))
+
+
+Spans = dict[int, tuple[int, int]]
+"""Where some ways share a stretch: of each of them, by its number, the first and last index of that stretch."""
+
+
+def told_apart(ways: Sequence[Floats], paths: Sequence[Path]) -> list[Floats]:
+    """Where three ways and more meet in one place, what lies behind it goes to those that it continues most smoothly, all of them
+    together: taken by twos, each two may lack the rest of both."""
+    out = list(ways)
+    thick = max((p.width for p in paths), default=1.0)
+    done: set[tuple[int, ...]] = set()
+    for _ in range(8):
+        shared = [
+            spans
+            for j in range(len(out))
+            for i in range(j)
+            if paths[i].colour == paths[j].colour
+            for spans in shared_by(out, i, j, 0.9 * thick + 1.0, 2 * thick + 6)
+        ]
+        for spans in meetings(shared):
+            first = min(spans)
+            x, y = (round(float(v) / 8) for v in out[first][spans[first][0]])
+            key = (*sorted(spans), x, y)
+            if key not in done:
+                done.add(key)
+                better = rearranged(out, spans, thick)
+                if better:
+                    out = [better.get(i, way) for i, way in enumerate(out)]
+                    break
+        else:
+            break
+    return out
+
+
+def shared_by(ways: Sequence[Floats], i: int, j: int, reach: float, gap: float) -> list[Spans]:
+    """The stretches that two ways share."""
+    distance, which = nearest_of(ways[i], ways[j])
+    near = np.nonzero(distance < reach)[0]
+    if len(near) == 0:
+        return []
+    runs = np.split(near, np.nonzero(np.diff(near) > gap)[0] + 1)
+    return [{i: (int(r[0]), int(r[-1])), j: (int(which[r].min()), int(which[r].max()))} for r in runs]
+
+
+def meetings(shared: Sequence[Spans]) -> list[Spans]:
+    """Shared stretches that overlap put together: places where three ways and more meet."""
+    groups: list[Spans] = []
+    for spans in shared:
+        group = dict(spans)
+        apart: list[Spans] = []
+        for other in groups:
+            if any(i in group and a <= group[i][1] and b >= group[i][0] for i, (a, b) in other.items()):
+                group = {
+                    i: (
+                        min(q[i][0] for q in (group, other) if i in q),
+                        max(q[i][1] for q in (group, other) if i in q),
+                    )
+                    for i in {*group, *other}
+                }
+            else:
+                apart.append(other)
+        groups = [*apart, group]
+    return [g for g in groups if len(g) > 2]
+
+
+def rearranged(ways: Sequence[Floats], spans: Spans, thick: float) -> dict[int, Floats]:
+    """The ways with their rests exchanged behind a shared stretch where that is clearly smoother; else none.
+
+    Only where they lie beside each other is looked at, from their mean: how they bend all together is much and says nothing about
+    who is who.
+    """
+    look = max(45.0, 7 * thick)
+    one = min(spans)
+    a, b = spans[one]
+    ahead = ways[one][min(len(ways[one]) - 1, b + 8)] - ways[one][max(0, a - 8)]
+    ahead = ahead / max(float(np.hypot(*ahead)), 1e-9)
+    aside = np.array([-ahead[1], ahead[0]])
+    window = look + 0.7 * max(arc(ways[i][a : b + 1]) for i, (a, b) in spans.items())
+    turned: dict[int, tuple[Floats, int, int]] = {}
+    before: dict[int, Floats] = {}
+    behind: dict[int, Floats] = {}
+    for i, (a, b) in spans.items():
+        way = ways[i]
+        if float((way[min(len(way) - 1, b + 8)] - way[max(0, a - 8)]) @ ahead) < 0:
+            way, a, b = way[::-1], len(way) - 1 - b, len(way) - 1 - a
+        parts = last_part(way[: a + 1], window)[::-1], last_part(way[b:][::-1], window)[::-1]
+        if min(arc(q) for q in parts) >= 0.35 * look:
+            turned[i] = way, a, b
+            before[i], behind[i] = parts
+    # One that ends there leaves a rest without a beginning: then nothing is known.
+    if len(turned) < len(spans):
+        return {}
+    members = sorted(turned)
+    past, past_aside = beside_each_other([before[i] for i in members], ahead, aside)
+    next_, next_aside = beside_each_other([behind[i] for i in members], ahead, aside)
+    if len(past) < 8 or len(next_) < 8:
+        return {}
+    at = np.r_[past, next_]
+    basis = np.vander(2 * (at - at.min()) / max(float(np.ptp(at)), 1e-9) - 1, 4)
+    rest = np.eye(len(at)) - basis @ np.linalg.pinv(basis)
+    cost = np.array([[float(((rest @ np.r_[p, q]) ** 2).mean()) for q in next_aside] for p in past_aside])
+    best = pairs(cost)
+    kept = math.sqrt(float(np.trace(cost)) / len(members))
+    crossed = math.sqrt(sum(float(cost[r, c]) for r, c in best) / len(members))
+    if crossed >= 0.85 * kept - 0.02:
+        return {}
+    out: dict[int, Floats] = {}
+    for r, c in best:
+        if r != c:
+            (first, a0, a1), (second, b0, b1) = turned[members[r]], turned[members[c]]
+            # Exchanged where they are nearest, so that no corner is left.
+            distance, which = nearest_of(first[a0 : a1 + 1], second[b0 : b1 + 1])
+            k = int(np.argmin(distance))
+            out[members[r]] = np.concatenate([first[: a0 + k], second[b0 + int(which[k]) :]])
+    return out
+
+
+def beside_each_other(parts: Sequence[Floats], ahead: Floats, aside: Floats) -> tuple[Floats, Floats]:
+    """Places along `ahead` that all parts reach, and how far each lies from their mean there."""
+    along = [
+        np.maximum.accumulate(s * (q @ ahead)) * s
+        for q in parts
+        for s in (1.0 if q[-1] @ ahead > q[0] @ ahead else -1.0,)
+    ]
+    low, high = max(float(v.min()) for v in along), min(float(v.max()) for v in along)
+    if high - low < 8:
+        return np.zeros(0), np.zeros((len(parts), 0))
+    at = np.linspace(low, high, 24)
+    sides: list[Floats] = []
+    for v, q in zip(along, parts, strict=True):
+        order = np.argsort(v, kind="stable")
+        sides.append(np.interp(at, v[order], (q @ aside)[order]))
+    beside = np.array(sides)
+    return at, beside - beside.mean(axis=0)
 
 
 def over_the_top(paths: list[Path], layer: Layer) -> list[Path]:
@@ -600,6 +736,13 @@ def leaves(points: Floats, layer: Layer) -> bool:
     return at_border(points[0], w, h) or at_border(points[-1], w, h)
 
 
+def plain(layer: Layer, size: float) -> Layer:
+    """The layer with its open markers filled and, where all is black, its dashes joined. The pieces of a colour are often not dashes
+    but what other colours have left of it."""
+    mask = filled_markers(layer.mask, layer.thick, size)
+    return replace(layer, mask=mask if layer.chromatic else dashes_joined(mask, layer.thick, size, layer.rim))
+
+
 def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
     """Curves of one layer, in picture pixels. `size` is the plot's diagonal; what it costs is taken from `work`.
 
@@ -608,6 +751,8 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
     if layer.mask.sum() < 0.04 * size:
         return []
     thick = layer.thick
+    drawn, layer = layer.mask, plain(layer, size)
+    closed = layer.mask & ~drawn
     try:
         graph = skeleton_graph(layer.mask, thick, work)
     except Cluttered:
@@ -670,6 +815,7 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
         if float((ground.worth[inside(stroke.points)] < 1).mean()) > 0.4:
             continue
         dash = stroke.a in free and stroke.b in free and stroke.length < 0.09 * size
+        dash = dash or float(closed[inside(stroke.points)].mean()) > 0.12
         if stroke.length < (1.5 * thick if dash else max(2.5 * thick, 0.012 * size)):
             continue
         if leader(graph, stroke, layer, layer.text, size):

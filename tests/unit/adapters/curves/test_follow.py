@@ -19,7 +19,8 @@ from adapters.curves.follow import (
     unfolded,
     unreversed,
 )
-from adapters.curves.trace import uncrossed, without_borrowed_tails
+from adapters.curves.shapes import Path
+from adapters.curves.trace import swapped, without_borrowed_tails
 
 HIGH, WIDE, THICK = 300, 420, 4
 SOLID = Pen(gap=0.9, reach=24, lag=54)
@@ -126,13 +127,29 @@ def test_a_pointer_ends_where_it_meets_a_curve_and_a_merging_curve_goes_on() -> 
         assert bool(trail.points[-1, 0] > 390) == kept
 
 
+def rests_exchanged(*ways: np.ndarray) -> list[np.ndarray]:
+    return [p.points for p in swapped([Path(np.asarray(w, np.float64), width=THICK) for w in ways])]
+
+
 def test_ends_are_exchanged_where_that_makes_both_curves_smooth() -> None:
     rising, falling = line(20, 250, 400, 50), line(20, 50, 400, 250)
     mixed = np.concatenate([rising[:100], falling[100:]]), np.concatenate([falling[:100], rising[100:]])
-    better = uncrossed(*mixed, THICK, set(), (0, 1))
-    assert better is not None
+    better = rests_exchanged(*mixed)
     assert min(off(better[0], rising), off(better[0], falling)) < 3
-    assert uncrossed(rising, falling, THICK, set(), (0, 1)) is None
+    assert min(off(better[1], rising), off(better[1], falling)) < 3
+    kept = rests_exchanged(rising, falling)
+    assert np.array_equal(kept[0], rising) and np.array_equal(kept[1], falling)
+
+
+def test_three_bent_curves_through_one_point_get_their_rests_back_together() -> None:
+    x = np.linspace(20, 400, 380)
+    bent = 270 - 240 * (1 - np.exp(-(x - 20) / 90))
+    curves = [np.c_[x, bent + slope * (x - 190)] for slope in (-0.14, 0.02, 0.16)]
+    cut = int(np.argmin(np.abs(x - 190)))
+    mixed = [np.concatenate([curves[k][:cut], curves[(k + 1) % 3][cut:]]) for k in range(3)]
+    better = rests_exchanged(*mixed)
+    for way in better:
+        assert min(off(way, curve) for curve in curves) < 3
 
 
 def trail_of(*corners: tuple[float, float]) -> Trail:
