@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from adapters.curves.kit import pairs
+from adapters.curves.patterns import by_pattern
 from adapters.curves.shapes import Box, Floats, Frame, Ints, Mask, Path, Rgb, Word
 from adapters.curves.words import Reader, crop
 
@@ -319,13 +320,20 @@ def named(rgb: Rgb, paths: Sequence[Path], words: Sequence[Word], frame: Frame, 
         names = (
             {r: tidy(legend[c].word.text) for r, c in pairs(cost) if cost[r, c] < 30}
             if spread > 14
-            else in_order([tidy(e.word.text) for e in legend], paths)
+            else names_by_pattern(rgb, paths, words, legend) or in_order([tidy(e.word.text) for e in legend], paths)
         )
         if names:
             return [replace(p, name=names.get(i)) for i, p in enumerate(paths)]
         # Whose samples tell nothing names nothing; labels at the curves still may.
         words = [w for w in words if not any(w.box.overlap(e.word.box) > 0.5 for e in legend)]
     return by_place(paths, words, frame)
+
+
+def names_by_pattern(rgb: Rgb, paths: Sequence[Path], words: Sequence[Word], legend: Legend) -> dict[int, str]:
+    """Names of a legend whose samples have one colour, given by their dashes and markers."""
+    covers = [w.box for w in words] + legend_area(legend)
+    found = by_pattern(rgb, [e.sample.box for e in legend], paths, covers)
+    return {r: tidy(legend[c].word.text) for r, c in found.items()}
 
 
 CAPACITANCES = {"crss": 0.0, "cgd": 0.0, "coss": 1.0, "ciss": 2.0}
