@@ -140,14 +140,22 @@ def lab_to_rgb(lab: Floats) -> tuple[int, int, int]:
     return r, g, b
 
 
-def stroke_width(mask: Mask) -> float:
-    """The usual thickness of strokes in pixels: a blob's area over its skeleton's length, by the distance transform."""
+def stroke_width(mask: Mask, cut: Mask | None = None) -> float:
+    """The usual thickness of strokes in pixels: a blob's area over its skeleton's length, by the distance transform.
+
+    Beside what was `cut` out of the mask (grid lines) strokes are thinner than the pen was; there nothing is measured, where enough is left.
+    """
     if not mask.any():
         return 1.0
     distance = np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3), np.float64)
-    ridge = distance[
-        (distance >= np.asarray(cv2.dilate(distance.astype(np.float32), np.ones((3, 3), np.uint8)))) & mask
-    ]
+    ridges = (distance >= np.asarray(cv2.dilate(distance.astype(np.float32), np.ones((3, 3), np.uint8)))) & mask
+    ridge = distance[ridges]
+    if cut is not None and cut.any():
+        away = np.asarray(cv2.distanceTransform((~cut).astype(np.uint8), cv2.DIST_L2, 3), np.float64)
+        whole = distance[ridges & (away > distance + 0.5)]
+        # A little thinner is within what is measured here at all.
+        if len(whole) > max(40, 0.1 * len(ridge)) and np.median(whole) > 1.6 * np.median(ridge):
+            ridge = whole
     return float(max(1.0, 2 * np.median(ridge) - 1)) if len(ridge) else 1.0
 
 
@@ -406,7 +414,7 @@ def layers_of(
             | covered
             | np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
         )
-        thick = stroke_width(bare)
+        thick = stroke_width(bare, grid & ~bare)
         if chromatic:
             bare = without_mixed(bare, painted & ~mask, thick)
         bare = without_specks(bare, max(2, round(0.6 * thick)))

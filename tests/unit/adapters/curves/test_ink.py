@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from adapters.curves.ink import bleeding, contrast, layers_of, without_boxes, without_mixed
+from adapters.curves.ink import bleeding, contrast, layers_of, stroke_width, without_boxes, without_mixed
 from adapters.curves.shapes import Box, Frame, Rgb
 
 RED, BLUE = (200, 20, 20), (31, 119, 180)
@@ -73,3 +73,12 @@ def test_specks_of_a_third_colour_at_crossings_go_but_dashes_stay() -> None:
     for x in range(10, 280, 20):
         dashes[120:124, x : x + 11] = True
     assert without_mixed(dashes, others, 4.0).sum() == dashes.sum()
+
+
+def test_the_width_of_a_pen_is_not_measured_where_the_grid_has_cut_its_strokes() -> None:
+    mask, cut = np.zeros((200, 400), np.bool_), np.zeros((200, 400), np.bool_)
+    mask[40:47, 20:380] = True
+    for y in range(100, 180, 20):
+        mask[y, 20:380], cut[y + 1 : y + 7, 20:380] = True, True
+    assert stroke_width(mask) < 2
+    assert 5 < stroke_width(mask, cut) < 8
