@@ -137,6 +137,23 @@ def links_of(dashes: list[Dash], thick: float) -> list[Link]:
     return out
 
 
+def rows_of(links: list[Link], count: int) -> list[set[int]]:
+    """The dashes by rows: those that links lead from one to the next; each of the others is a row of its own."""
+    near: dict[int, list[int]] = {i: [] for i in range(count)}
+    for link in links:
+        near[link.one[0]].append(link.other[0])
+        near[link.other[0]].append(link.one[0])
+    out: list[set[int]] = []
+    while near:
+        row, edge = set[int](), [next(iter(near))]
+        while edge:
+            i = edge.pop()
+            row.add(i)
+            edge += near.pop(i, [])
+        out.append(row)
+    return out
+
+
 def ahead(mask: Mask, labels: Ints, dash: Dash, end: Floats, way: Floats, reach: float) -> Floats | None:
     """Where ink begins in the direction of an end, other than the dash's own; None where none is near."""
     side = np.array([-way[1], way[0]])
@@ -159,18 +176,7 @@ def dashes_joined(mask: Mask, thick: float, size: float, rim: int = 0) -> Mask:
     if len(dashes) < 3:
         return mask
     links = links_of(dashes, thick)
-    rows = list(range(len(dashes)))
-
-    def row_of(i: int) -> int:
-        while rows[i] != i:
-            i = rows[i]
-        return i
-
-    for link in links:
-        rows[row_of(link.one[0])] = row_of(link.other[0])
-    members: dict[int, list[int]] = {}
-    for i in range(len(dashes)):
-        members.setdefault(row_of(i), []).append(i)
+    members = rows_of(links, len(dashes))
     towards: dict[tuple[int, int], Floats] = {}
     for link in links:
         (i, a), (j, b) = link.one, link.other
@@ -183,13 +189,13 @@ def dashes_joined(mask: Mask, thick: float, size: float, rim: int = 0) -> Mask:
         (x0, y0), (x1, y1) = (np.round(v).astype(int).tolist() for v in (p, q))
         cv2.line(out, (x0, y0), (x1, y1), 1, wide)
 
-    patterned = max(len(those) for those in members.values()) >= 4
-    for row, those in members.items():
-        own = [link for link in links if row_of(link.one[0]) == row]
+    patterned = max(len(those) for those in members) >= 4
+    for those in members:
+        own = [link for link in links if link.one[0] in those]
         usual = float(np.median([link.gap for link in own])) if own else 2.5 * thick
         closing: list[tuple[Floats, Floats]] = []
         open_ends = 0
-        for i, end in product(those, (0, 1)):
+        for i, end in product(sorted(those), (0, 1)):
             if (i, end) in towards:
                 continue
             dash = dashes[i]
