@@ -108,10 +108,12 @@ def grid_bands(found: Sequence[Band], expected: Floats, length: int) -> list[Ban
     """Which straight strokes are grid lines: those at expected places, and those that run over the whole plot with others."""
     if not found:
         return []
-    full = [b.thick for b in found if b.cover > 0.7]
-    thin = float(np.median(full or [b.thick for b in found]))
-    many = sum(1 for b in found if b.cover > 0.8) >= 4
     tolerance = max(2.5, 0.005 * length)
+    full = [b for b in found if b.cover > 0.7]
+    # Where the axis expects them there are lines of the grid; others may be flat curves, and thicker.
+    there = [b.thick for b in full if len(expected) and float(np.abs(expected - b.at).min()) <= tolerance]
+    thin = float(np.median(there if len(there) > 2 else [b.thick for b in full or found]))
+    many = sum(1 for b in found if b.cover > 0.8) >= 4
     out: list[Band] = []
     # A stroke much darker than the other lines is no grid line, wherever it lies - unless others are like it, such as those
     # of whole decades.
@@ -133,8 +135,40 @@ def grid_bands(found: Sequence[Band], expected: Floats, length: int) -> list[Ban
         elif at_comb and band.cover > (0.3 if many else 0.45):
             out.append(band if band.thick <= 1.7 * thin + 1 else centred(band, expected, thin))
         elif band.cover > 0.85 and many and band.thick <= 1.6 * thin + 1 and band.dark < 1.4 * usual:
-            out.append(band)
+            if not lonely(band, found, expected, length):
+                out.append(band)
     return out
+
+
+def lonely(band: Band, found: Sequence[Band], expected: Floats, length: int) -> bool:
+    """True for a straight stroke that no even grid explains: the lines lie where the axis expects them, and no other stroke lies in
+    another cell as this one does in its own. That is a flat curve; finer lines would be there in each cell. (On log axes a
+    line at 15 or 150 may stand alone.)"""
+    tolerance = max(2.5, 0.005 * length)
+    places = np.sort(expected[(expected > tolerance) & (expected < length - 1 - tolerance)])
+    seen = np.array([b.at for b in found if b.cover > 0.5])
+    at_frame = min(band.at, length - 1 - band.at) < 0.02 * length
+    if at_frame or len(places) < 3 or len(seen) == 0 or float(np.ptp(np.diff(places))) > 2 * tolerance:
+        return False
+    if float((np.abs(places[:, None] - seen[None]).min(axis=1) < tolerance).mean()) < 0.75:
+        return False
+    bounds = np.r_[-0.5, places, length - 0.5]
+
+    def within(at: float) -> tuple[int, float, float]:
+        cell = int(np.searchsorted(bounds, at))
+        return cell, at - float(bounds[cell - 1]), float(bounds[min(cell, len(bounds) - 1)]) - at
+
+    cell, before, after = within(band.at)
+    for other in found:
+        if float(np.abs(expected - other.at).min()) < tolerance or other.cover < 0.5:
+            continue
+        there, low, high = within(other.at)
+        if (
+            there != cell
+            and min(abs(low - before), abs(high - after), abs(low - after), abs(high - before)) < tolerance
+        ):
+            return False
+    return True
 
 
 def centred(band: Band, expected: Floats, thin: float) -> Band:

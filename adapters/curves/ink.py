@@ -176,9 +176,27 @@ def text_mask(shape: tuple[int, int], boxes: Sequence[Box], origin: tuple[int, i
     return out
 
 
-def without_text(mask: Mask, text: Mask) -> Mask:
-    """Pieces of ink that lie within text go; of a piece that runs on outside, only the part within the text goes."""
-    return mask & ~text
+def without_text(mask: Mask, text: Mask, thick: float) -> Mask:
+    """Ink that lies within text goes, but for strokes that come in from outside: boxes of text are larger than the letters, and
+    curves run on close to them."""
+    inside = mask & text
+    outside = mask & ~text
+    if not inside.any():
+        return outside
+    count, labels, stats, _ = connected(inside)
+    coming = np.asarray(cv2.dilate(outside.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_) & inside
+    extent = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
+    kept = np.zeros(count, np.bool_)
+    for i in np.unique(labels[coming]):
+        if i == 0 or extent[i] < max(12, 5 * thick):
+            continue
+        x, y, w, h, _ = (int(v) for v in stats[i])
+        ys, xs = np.nonzero(labels[y : y + h, x : x + w] == i)
+        points = np.c_[xs, ys].astype(np.float64)
+        across = float(np.sqrt(np.linalg.eigvalsh(np.cov((points - points.mean(axis=0)).T))[0]))
+        # A letter that touches the curve makes the piece higher than its pen.
+        kept[i] = across < 0.45 * thick + 0.4
+    return outside | (inside & kept[labels])
 
 
 def boxes_around(mask: Mask, text: Mask, thick: float) -> Mask:
@@ -398,7 +416,7 @@ def layers_of(
         bare = (
             without_letters(bare, text)
             if chromatic
-            else without_text(without_boxes(bare, text, stroke_width(bare)), text)
+            else without_text(without_boxes(bare, text, stroke_width(bare)), text, stroke_width(bare & ~text))
             & ~boxes_around(bare, text, stroke_width(bare))
         )
         if not chromatic and colours:

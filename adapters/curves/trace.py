@@ -15,6 +15,7 @@ from adapters.curves.follow import Field, Pen, Trail, both_ways, centred, explai
 from adapters.curves.grid import run_through
 from adapters.curves.ink import Layer
 from adapters.curves.kit import connected, gaussian_along, nearest, nearest_of, pairs, skeleton_of
+from adapters.curves.pointers import without_pointers
 from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
 
 MOST_TRIES = 32
@@ -743,6 +744,24 @@ def plain(layer: Layer, size: float) -> Layer:
     return replace(layer, mask=mask if layer.chromatic else dashes_joined(mask, layer.thick, size, layer.rim))
 
 
+def pointed(layer: Layer, ink: Mask, size: float, texts: Sequence[Box], work: Work) -> Layer:
+    """The layer without its pointers."""
+    if layer.chromatic or not texts or layer.mask.sum() < 0.04 * size:
+        return layer
+    try:
+        graph = skeleton_graph(layer.mask, layer.thick, replace(work))
+    except Cluttered:
+        return layer
+    ends = [
+        edge.leaving(n)
+        for k, edge in enumerate(graph.edges)
+        if alive(graph, k)
+        for n in {edge.a, edge.b}
+        if len(graph.at[n]) == 1
+    ]
+    return without_pointers(layer, ends, texts, ink, size)
+
+
 def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
     """Curves of one layer, in picture pixels. `size` is the plot's diagonal; what it costs is taken from `work`.
 
@@ -916,10 +935,12 @@ def trace(
     work = work or Work()
     out: list[Path] = []
     coloured = any(layer.chromatic for layer in layers)
+    ink = np.logical_or.reduce([layer.mask for layer in layers]) if layers else np.zeros((0, 0), np.bool_)
     for layer in layers:
         if len(out) > MOST_CURVES:
             work.cut = True
             break
+        layer = pointed(layer, ink, size, texts, work)
         sole = alone(layer, size) if alone and coloured else None
         if sole is not None and not layer.chromatic and sole.gaps > 0.1:
             sole = None

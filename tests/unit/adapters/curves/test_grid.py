@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from adapters.curves.grid import Band, peaks_of, riding, showing, without_grid
+from adapters.curves.grid import Band, grid_bands, peaks_of, riding, showing, without_grid
 from adapters.curves.ink import boxes_around
 
 HIGH, WIDE = 300, 400
@@ -117,3 +117,33 @@ def test_a_line_as_pale_as_the_others_is_grid_also_when_it_alone_got_into_the_ma
     assert [b.first for b in showing(mask, pale)] == [50]
     # What is much darker is a flat curve that lies on the line.
     assert showing(mask, [Band(50, 51, 1.0, dark=0.9), *bands[1:]]) == []
+
+
+def even_grid(*flat: int) -> list[Band]:
+    """Rows at each 30 pixels, and others among them."""
+    return [Band(y, y + 1, 1.0, (y, y + 1), 1.0) for y in sorted({*range(30, 300, 30), *flat})]
+
+
+EXPECTED = np.arange(30.0, 300.0, 30.0)
+
+
+def test_a_flat_curve_where_an_even_grid_has_no_line_is_none_of_it() -> None:
+    assert [b.first for b in grid_bands(even_grid(134), EXPECTED, HIGH)] == list(range(30, 300, 30))
+
+
+def test_finer_lines_that_come_in_each_cell_are_grid() -> None:
+    thirds = [y + d for y in range(30, 270, 30) for d in (10, 20)]
+    assert len(grid_bands(even_grid(*thirds), EXPECTED, HIGH)) == len(even_grid(*thirds))
+
+
+def test_a_line_that_stands_alone_on_a_log_axis_is_grid() -> None:
+    places = np.array([20.0, 60.0, 90.0, 113.0, 132.0, 148.0, 162.0, 280.0])
+    rows = [Band(round(y), round(y) + 1, 1.0, None, 1.0) for y in (*places, 220.0)]
+    assert len(grid_bands(rows, places, HIGH)) == len(rows)
+
+
+def test_upright_curves_that_outnumber_the_lines_of_the_grid_are_told_by_their_pen() -> None:
+    lines = [Band(x, x + 1, 1.0, None, 1.0) for x in (80, 160, 240, 320)]
+    curves = [Band(x, x + 5, 1.0, None, 1.0) for x in (95, 110, 125, 175, 190, 205)]
+    found = grid_bands([*lines, *curves], np.array([80.0, 160.0, 240.0, 320.0]), WIDE)
+    assert [b.first for b in found] == [80, 160, 240, 320]

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from adapters.curves.ink import bleeding, contrast, layers_of, stroke_width, without_boxes, without_mixed
+from adapters.curves.ink import bleeding, contrast, layers_of, stroke_width, without_boxes, without_mixed, without_text
 from adapters.curves.shapes import Box, Frame, Rgb
 
 RED, BLUE = (200, 20, 20), (31, 119, 180)
@@ -82,3 +82,24 @@ def test_the_width_of_a_pen_is_not_measured_where_the_grid_has_cut_its_strokes()
         mask[y, 20:380], cut[y + 1 : y + 7, 20:380] = True, True
     assert stroke_width(mask) < 2
     assert 5 < stroke_width(mask, cut) < 8
+
+
+def test_a_curve_that_runs_on_along_the_letters_of_its_label_stays() -> None:
+    mask = np.zeros((200, 300), np.uint8)
+    cv2.line(mask, (20, 100), (240, 96), 1, 4)
+    cv2.putText(mask, "25 C", (170, 92), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 1, 2)
+    text = np.zeros(mask.shape, bool)
+    text[74:104, 165:245] = True
+    out = without_text(mask.astype(bool), text, 4.0)
+    line = out[:, 20:240].any(axis=0)
+    assert line.all()
+    assert not out[74:92, 165:245].any(), "letters go"
+
+
+def test_a_letter_that_touches_the_curve_goes_with_its_piece() -> None:
+    mask = np.zeros((200, 300), np.uint8)
+    cv2.line(mask, (20, 100), (168, 100), 1, 4)
+    cv2.rectangle(mask, (168, 80), (190, 104), 1, 3)
+    text = np.zeros(mask.shape, bool)
+    text[74:108, 160:245] = True
+    assert not (without_text(mask.astype(bool), text, 4.0) & text).any()

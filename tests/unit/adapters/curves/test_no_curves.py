@@ -1,40 +1,11 @@
 """What is drawn in a plot and is no curve: pointers, the frame, letters, rests of the grid; and curves that other things hide."""
 
-import cv2
 import numpy as np
 import pytest
 
-from adapters.curves.ink import Layer
-from adapters.curves.shapes import Box, Floats, Mask, Path
+from adapters.curves.shapes import Box, Path
 from adapters.curves.trace import along_lines, curls, fine, hugs_frame, joined, over_the_top, plumb, trace
-
-WIDE, HIGH, THICK, RIM = 600, 450, 5, 4
-SIZE = float(np.hypot(WIDE, HIGH))
-X = np.linspace(10, 590, 400)
-NOTHING = np.zeros((HIGH, WIDE), np.bool_)
-
-
-def drawn(*strokes: tuple[Floats, int]) -> Mask:
-    image = np.zeros((HIGH, WIDE), np.uint8)
-    for points, thick in strokes:
-        cv2.polylines(image, [np.round(points).astype(np.int32).reshape(-1, 1, 2)], False, 1, thick)
-    return image.astype(bool)
-
-
-def layer_of(mask: Mask, *, hidden: Mask = NOTHING, text: Mask = NOTHING, weak: Mask | None = None) -> Layer:
-    mask = mask.copy()
-    mask[:RIM], mask[-RIM:], mask[:, :RIM], mask[:, -RIM:] = False, False, False, False
-    return Layer(
-        mask & ~text, hidden | text, mask if weak is None else weak, text, (0, 0, 0), False, (0, 0), float(THICK), RIM
-    )
-
-
-def line(*corners: tuple[float, float]) -> Floats:
-    return np.array(corners, np.float64)
-
-
-def path_of(points: Floats) -> Path:
-    return Path(points, width=THICK, details={"fresh": 100.0, "chromatic": False})
+from tests.layers import HIGH, NOTHING, RIM, SIZE, THICK, X, drawn, layer_of, line, path_of
 
 
 def test_a_fine_pointer_from_a_label_over_a_curve_to_another_is_no_curve() -> None:
