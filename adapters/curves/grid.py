@@ -190,7 +190,11 @@ def showing(mask: Mask, bands: Sequence[Band]) -> list[Band]:
         b
         for b, cover in zip(bands, covers, strict=True)
         if cover > 0.12
-        and (not few or (cover > 0.85 and b.dark < 1.3 * usual) or sum(c > 0.6 * cover for c in covers) >= 4)
+        and (
+            not few
+            or (cover > 0.85 and b.dark < 1.3 * usual)
+            or sum(0.6 * cover < c < cover / 0.6 + 0.01 for c in covers) >= 4
+        )
     ]
 
 

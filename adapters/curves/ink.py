@@ -183,20 +183,45 @@ def without_text(mask: Mask, text: Mask, thick: float) -> Mask:
     outside = mask & ~text
     if not inside.any():
         return outside
-    count, labels, stats, _ = connected(inside)
+    _, labels, stats, _ = connected(inside)
     coming = np.asarray(cv2.dilate(outside.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_) & inside
     extent = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
-    kept = np.zeros(count, np.bool_)
+    least = max(12, round(5 * thick))
+    out = outside.copy()
     for i in np.unique(labels[coming]):
-        if i == 0 or extent[i] < max(12, 5 * thick):
+        if i == 0 or extent[i] < least:
             continue
         x, y, w, h, _ = (int(v) for v in stats[i])
-        ys, xs = np.nonzero(labels[y : y + h, x : x + w] == i)
-        points = np.c_[xs, ys].astype(np.float64)
-        across = float(np.sqrt(np.linalg.eigvalsh(np.cov((points - points.mean(axis=0)).T))[0]))
-        # A letter that touches the curve makes the piece higher than its pen.
-        kept[i] = across < 0.45 * thick + 0.4
-    return outside | (inside & kept[labels])
+        part = slice(y, y + h), slice(x, x + w)
+        piece = np.asarray(labels[part] == i, np.bool_)
+        # A letter that touches the curve is cut off: it has no stroke so flat and long.
+        for own in (piece, flat_strokes(piece, least)) if w > h else (piece,):
+            _, runs, _, _ = connected(own)
+            for k in np.unique(runs[own & coming[part]]):
+                run = np.asarray(runs == k, np.bool_)
+                if k and bar(run, thick, least):
+                    out[part] |= run
+    return out
+
+
+def flat_strokes(mask: Mask, length: int) -> Mask:
+    """What belongs to straight strokes, level or nearly so, of a length."""
+    ink = mask.astype(np.uint8)
+    found = np.zeros_like(ink)
+    for drop in range(-length // 4, length // 4 + 1, 2):
+        stroke = np.zeros((abs(drop) + 1, length), np.uint8)
+        cv2.line(stroke, (0, max(0, -drop)), (length - 1, max(0, drop)), 1)
+        found |= np.asarray(cv2.morphologyEx(ink, cv2.MORPH_OPEN, stroke), np.uint8)
+    return np.asarray(found, np.bool_)
+
+
+def bar(mask: Mask, thick: float, least: float) -> bool:
+    """True for one straight stroke of a pen's thickness."""
+    ys, xs = np.nonzero(mask)
+    points = np.c_[xs, ys].astype(np.float64)
+    if max(np.ptp(xs), np.ptp(ys)) + 1 < least:
+        return False
+    return float(np.sqrt(max(0.0, np.linalg.eigvalsh(np.cov(points.T))[0]))) < 0.45 * thick + 0.4
 
 
 def boxes_around(mask: Mask, text: Mask, thick: float) -> Mask:

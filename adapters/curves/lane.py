@@ -361,9 +361,9 @@ def beyond_cover(paths: Sequence[Path], size: float, corner: tuple[float, float,
             tip = points[0]
             rim = 0.015 * size
             inside = corner[0] + rim < tip[0] < corner[2] - rim and corner[1] + rim < tip[1] < corner[3] - rim
-            if inside and path.details.get("chromatic"):
+            if inside:
                 rest = max(
-                    (under(points, q, size) for j, q in enumerate(paths) if j != i and q.colour != path.colour),
+                    (under(points, q, size) for j, q in enumerate(out) if j != i and q.colour != path.colour),
                     key=arc,
                     default=points[:0],
                 )

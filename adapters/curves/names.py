@@ -189,7 +189,10 @@ def legend_of(rgb: Rgb, words: Sequence[Word], frame: Frame, read: Reader) -> Le
                 best = column
     if not best:
         return []
-    best = completed(rgb, reread(rgb, best, words, read), texts)
+    best = reread(rgb, best, words, read)
+    # Each entry that joins may have another one below.
+    while len(more := completed(rgb, best, texts)) > len(best):
+        best = more
     return sorted(best, key=lambda q: q.word.box.cy)
 
 

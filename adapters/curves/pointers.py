@@ -72,12 +72,18 @@ def without_pointers(layer: Layer, ends: Sequence[Floats], texts: Sequence[Box],
     mask, hidden = layer.mask.copy(), layer.hidden.copy()
     for stroke in ends:
         ray = ray_from(stroke, layer, boxes, size)
-        head = head_of(ray) if ray is not None else None
-        if ray is not None and head is not None:
+        if ray is None:
+            continue
+        head = head_of(ray)
+        if head is not None:
             # What the ink does beyond the tip is the curve's affair.
-            ray = replace(ray, low=ray.low[: head[1] + 1], high=ray.high[: head[1] + 1])
-        if ray is not None and is_pointer(ray, head is not None, layer, ink, size):
-            erase(ray, head, mask, hidden)
+            whole = replace(ray, low=ray.low[: head[1] + 1], high=ray.high[: head[1] + 1])
+            if is_pointer(whole, True, layer, ink, size):
+                erase(whole, head, mask, hidden)
+                continue
+        # What looked like a head may be a curve that it crosses.
+        if is_pointer(ray, False, layer, ink, size):
+            erase(ray, None, mask, hidden)
     return layer if bool((mask == layer.mask).all()) else replace(layer, mask=mask, hidden=hidden)
 
 
@@ -156,29 +162,27 @@ def section(layer: Layer, start: Floats, way: Floats, longest: float) -> tuple[F
     ink = layer.mask[ys, xs] & inside
     middle = len(offsets) // 2
     covered = layer.hidden[ys[:, middle], xs[:, middle]] & inside[:, middle]
-    # A drawn line is not quite straight in pixels.
+    # A drawn line is not quite straight in pixels: the run that counts is the one nearest to the middle.
     slack = max(2, round(0.5 * layer.thick))
-    near = sorted(range(middle - slack, middle + slack + 1), key=lambda k: abs(k - middle))
-    low, high = np.zeros(len(along)), np.zeros(len(along))
-    gap = stop = 0
-    usual = 2 * reach
-    for i in range(len(along)):
-        here = next((k for k in near if ink[i, k]), None)
-        if here is None:
-            gap += 1
-            # Grid lines cut strokes, and where it crosses a curve the ink may be torn.
-            torn = covered[max(0, i - gap + 1) : i + 1].any() or (stop and high[stop - 1] - low[stop - 1] > 1.5 * usual)
-            if gap > (layer.thick + 6 if torn else 2):
-                break
-            continue
-        gap, stop = 0, i + 1
-        a = b = here
-        while a > 0 and ink[i, a - 1]:
-            a -= 1
-        while b < len(offsets) - 1 and ink[i, b + 1]:
-            b += 1
-        low[i], high[i] = offsets[a] - 0.25, offsets[b] + 0.25
-        usual = min(usual, high[i] - low[i]) if i < 4 else usual
+    near = slice(middle - slack, middle + slack + 1)
+    far = np.where(ink[:, near], np.abs(np.arange(-slack, slack + 1)), 99)
+    here = middle - slack + far.argmin(axis=1)
+    found = far.min(axis=1) < 99
+    places = np.broadcast_to(np.arange(len(offsets)), ink.shape)
+    before = np.maximum.accumulate(np.where(ink, -1, places), axis=1)
+    after = np.minimum.accumulate(np.where(ink, len(offsets), places)[:, ::-1], axis=1)[:, ::-1]
+    rows = np.arange(len(along))
+    low = np.where(found, offsets[np.minimum(before[rows, here] + 1, len(offsets) - 1)] - 0.25, 0.0)
+    high = np.where(found, offsets[np.maximum(after[rows, here] - 1, 0)] + 0.25, 0.0)
+    usual = float((high - low)[:4][found[:4]].min(initial=2 * reach))
+    stop = 0
+    for i in np.nonzero(found)[0].tolist():
+        gap = i - stop
+        # Grid lines cut strokes, and where it crosses a curve the ink may be torn.
+        torn = gap > 0 and (covered[stop:i].any() or (stop > 0 and high[stop - 1] - low[stop - 1] > 1.5 * usual))
+        if gap > (layer.thick + 6 if torn else 2):
+            break
+        stop = i + 1
     return low, high, stop
 
 

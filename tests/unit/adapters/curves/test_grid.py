@@ -119,6 +119,20 @@ def test_a_line_as_pale_as_the_others_is_grid_also_when_it_alone_got_into_the_ma
     assert showing(mask, [Band(50, 51, 1.0, dark=0.9), *bands[1:]]) == []
 
 
+def test_a_dark_curve_that_begins_flat_on_a_pale_line_is_not_taken_for_the_line() -> None:
+    bands = [Band(y, y + 1, 1.0, dark=0.25) for y in range(60, 270, 15)]
+    mask = np.zeros((HIGH, WIDE), np.bool_)
+    # The frame and the lines of whole decades are dark too, all the way.
+    whole = [Band(y, y + 1, 1.0, dark=0.55) for y in (0, 50, 150, HIGH - 2)]
+    for band in whole:
+        mask[band.first : band.last + 1] = True
+    curve = Band(94, 95, 1.0, dark=0.42)
+    mask[94:96, : WIDE // 3] = True
+    found = showing(mask, [*whole, *bands, curve])
+    assert curve not in found
+    assert all(band in found for band in whole)
+
+
 def even_grid(*flat: int) -> list[Band]:
     """Rows at each 30 pixels, and others among them."""
     return [Band(y, y + 1, 1.0, (y, y + 1), 1.0) for y in sorted({*range(30, 300, 30), *flat})]

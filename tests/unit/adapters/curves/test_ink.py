@@ -96,10 +96,21 @@ def test_a_curve_that_runs_on_along_the_letters_of_its_label_stays() -> None:
     assert not out[74:92, 165:245].any(), "letters go"
 
 
-def test_a_letter_that_touches_the_curve_goes_with_its_piece() -> None:
+def test_a_letter_that_touches_the_curve_is_cut_off() -> None:
+    mask = np.zeros((200, 300), np.uint8)
+    cv2.line(mask, (20, 100), (240, 97), 1, 4)
+    cv2.ellipse(mask, (190, 88), (9, 11), 0, 0, 360, 1, 2)
+    text = np.zeros(mask.shape, bool)
+    text[70:104, 165:245] = True
+    out = without_text(mask.astype(bool), text, 4.0)
+    assert out[:, 20:240].any(axis=0).all()
+    assert not out[70:93].any()
+
+
+def test_a_letter_alone_is_no_stroke_that_comes_in() -> None:
     mask = np.zeros((200, 300), np.uint8)
     cv2.line(mask, (20, 100), (168, 100), 1, 4)
-    cv2.rectangle(mask, (168, 80), (190, 104), 1, 3)
+    cv2.rectangle(mask, (168, 80), (178, 104), 1, 3)
     text = np.zeros(mask.shape, bool)
-    text[74:108, 160:245] = True
+    text[74:108, 164:245] = True
     assert not (without_text(mask.astype(bool), text, 4.0) & text).any()

@@ -103,6 +103,14 @@ def test_a_curve_that_joins_another_goes_on_under_it() -> None:
     assert longer.points[-1][0] > 370
 
 
+def test_a_black_curve_goes_on_under_a_coloured_one_and_under_what_that_one_goes_on_under() -> None:
+    y = 100 + 0.1 * AT
+    red, blue = path_of(np.c_[AT, y], RED), path_of(np.c_[AT[120:], y[120:] + 1], (20, 20, 200))
+    black = path_of(np.c_[AT[200:], y[200:] + 2], BLACK)
+    _, _, longer = beyond_cover([red, blue, black], SIZE, (0, 0, WIDE, HIGH))
+    assert longer.points[:, 0].min() < 30
+
+
 def test_a_curve_that_ends_at_another_which_crosses_its_way_stays() -> None:
     crossing = path_of(np.c_[np.full(200, 210.0), np.arange(50.0, 250.0)], RED)
     ending = path_of(np.c_[AT[:190], 0 * AT[:190] + 150], (20, 20, 200))

@@ -152,3 +152,18 @@ def test_a_legend_that_tells_nothing_leaves_the_labels_at_the_curves() -> None:
     path = Path(np.c_[np.linspace(60, 400, 90), np.full(90, 300.0)])
     label = Word("Ciss", Box(200, 285, 250, 305), 0.99)
     assert [p.name for p in named(image, [path], [*words, label], FRAME, grey)] == ["Ciss"]
+
+
+def test_entries_whose_samples_are_dots_join_one_after_the_other() -> None:
+    image = np.full((400, 600, 3), 255, np.uint8)
+    words: list[Word] = []
+    for k in range(4):
+        y = 60 + 34 * k
+        cv2.putText(image, f"{k + 1} V", (460, y + 7), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (0, 0, 0), 2, cv2.LINE_AA)
+        if k < 2:
+            cv2.line(image, (400, y), (448, y), (0, 0, 0), 3)
+        for x in (402, 428):
+            cv2.rectangle(image, (x, y - 3), (x + 5, y + 2), (0, 0, 0), -1)
+        words.append(Word(f"{k + 1} V", Box(457, y - 14, 498, y + 14), 0.99))
+    legend = legend_of(image, words, FRAME, unread)
+    assert [e.word.text for e in legend] == ["1 V", "2 V", "3 V", "4 V"]
