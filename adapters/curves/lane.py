@@ -16,7 +16,7 @@ import numpy as np
 from adapters.curves.ink import Layer
 from adapters.curves.kit import connected, nearest, seen_along
 from adapters.curves.shapes import Box, Floats, Grey, Ints, Mask, Path
-from adapters.curves.trace import arc, distance_to, hermite, hugs_frame, longest_run, plumb, ruled, smooth, straight
+from adapters.curves.trace import arc, hermite, hugs_frame, longest_run, plumb, ruled, smooth, straight
 
 MOST_DASHES = 600
 """Pieces of one colour. A curve of more dots than that has none of them apart; what has more is no curve."""
@@ -312,7 +312,7 @@ def without_pointers(paths: Sequence[Path], texts: Sequence[Box], size: float) -
         body = path.points[int(0.12 * len(path.points)) : max(3, int(0.88 * len(path.points)))]
         ends = path.points[[0, -1]]
         touching = np.isfinite(nearest(ends, np.concatenate(others), 2 * path.width + 0.008 * size))
-        told = np.array([any(distance_to(box, end) < 0.04 * size for box in texts) for end in ends])
+        told = np.array([any(box.away(end) < 0.04 * size for box in texts) for end in ends])
         if straight(body) < max(2.0, 0.012 * length) and bool((touching & told[::-1]).any()):
             continue
         out.append(path)

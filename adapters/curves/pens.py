@@ -396,8 +396,8 @@ def _kind(c: Piece, b: Box, texts: Sequence[Text], size: float, areas: Sequence[
             return "other"
         tips = (c.points[0], c.points[-1])
         if extent < 0.4 * diagonal:
-            near_text = any(away_from(tip, t.box) < 0.9 * size for tip in tips for t in texts)
-            arrow = any(away_from(tip, a.box) < 3 and a.box.width < 1.5 * size for tip in tips for a in areas)
+            near_text = any(t.box.away(tip) < 0.9 * size for tip in tips for t in texts)
+            arrow = any(a.box.away(tip) < 3 and a.box.width < 1.5 * size for tip in tips for a in areas)
             if near_text or arrow:
                 return "other"
         if extent < 0.12 * diagonal:
@@ -408,12 +408,6 @@ def _kind(c: Piece, b: Box, texts: Sequence[Text], size: float, areas: Sequence[
 def _area(points: Floats) -> float:
     x, y = points[:, 0], points[:, 1]
     return abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
-
-
-def away_from(point: Floats, box: Box) -> float:
-    dx = max(box.x0 - point[0], 0.0, point[0] - box.x1)
-    dy = max(box.y0 - point[1], 0.0, point[1] - box.y1)
-    return math.hypot(dx, dy)
 
 
 def dashes_joined(chains: Sequence[Piece], b: Box) -> list[Piece]:

@@ -97,7 +97,7 @@ def ray_from(stroke: Floats, layer: Layer, boxes: Sequence[Box], size: float) ->
     # What comes out of the frame is no pointer.
     if min(tip[0], tip[1], w - 1 - tip[0], h - 1 - tip[1]) < rim or len(stroke) < least:
         return None
-    near = [b for b in boxes if away(b, tip) < AT_TEXT * size]
+    near = [b for b in boxes if b.away(tip) < AT_TEXT * size]
     if not near:
         return None
     # The last pixels of a skeleton lean into the corners of a stroke's end.
@@ -322,13 +322,6 @@ def direction(points: Floats) -> Floats:
     _, _, axes = np.linalg.svd(middle, full_matrices=False)
     way = np.asarray(axes[0], np.float64)
     return way if float(way @ (points[-1] - points[0])) > 0 else -way
-
-
-def away(box: Box, point: Floats) -> float:
-    """Distance of a point to a box."""
-    dx = max(box.x0 - float(point[0]), 0.0, float(point[0]) - box.x1)
-    dy = max(box.y0 - float(point[1]), 0.0, float(point[1]) - box.y1)
-    return math.hypot(dx, dy)
 
 
 def meets(box: Box, start: Floats, way: Floats, reach: float) -> bool:

@@ -44,6 +44,11 @@ class Box:
     def grown(self, by: float) -> "Box":
         return Box(self.x0 - by, self.y0 - by, self.x1 + by, self.y1 + by)
 
+    def away(self, point: Floats) -> float:
+        """Distance of a point to it; 0 inside."""
+        x, y = float(point[0]), float(point[1])
+        return math.hypot(max(self.x0 - x, 0.0, x - self.x1), max(self.y0 - y, 0.0, y - self.y1))
+
     def overlap(self, other: "Box") -> float:
         """Shared area over the smaller one's area, 0-1."""
         w = min(self.x1, other.x1) - max(self.x0, other.x0)

@@ -1023,10 +1023,4 @@ def pointer(fresh: Floats, path: Path, size: float, texts: Sequence[Box]) -> boo
     body = fresh[int(0.12 * len(fresh)) : max(3, int(0.88 * len(fresh)))]
     if straight(body) > max(2.0, 0.03 * length):
         return False
-    return any(distance_to(box, end) < 0.035 * size for box in texts for end in (fresh[0], fresh[-1]))
-
-
-def distance_to(box: Box, point: Floats) -> float:
-    dx = max(box.x0 - point[0], 0.0, point[0] - box.x1)
-    dy = max(box.y0 - point[1], 0.0, point[1] - box.y1)
-    return float(np.hypot(dx, dy))
+    return any(box.away(end) < 0.035 * size for box in texts for end in (fresh[0], fresh[-1]))

@@ -15,7 +15,7 @@ import numpy as np
 from adapters.curves.axes import axis_of
 from adapters.curves.lettering import Text, factor_of, labels_of, letter_size, texts_of, words_of
 from adapters.curves.pdf import Sheet, Stroke
-from adapters.curves.pens import TOUCH, aligned, as_line, away_from, curves_in, near_white, pieces_in, same
+from adapters.curves.pens import TOUCH, aligned, as_line, curves_in, near_white, pieces_in, same
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Line, Path, Word
 from adapters.curves.sides import second_of, usual_colour
 from adapters.curves.ticks import Label
@@ -184,7 +184,7 @@ def axes_around(
     factors = [(found, t) for t in texts if (found := factor_of(t)) is not None]
 
     def scaled(axis: Axis | None, at_x: float, at_y: float) -> Axis | None:
-        near = [f for f, t in factors if away_from(np.array([at_x, at_y]), t.box) < 3.2 * t.size]
+        near = [f for f, t in factors if t.box.away(np.array([at_x, at_y])) < 3.2 * t.size]
         return axis if axis is None or not near else times(axis, near[0])
 
     return Sides(scaled(x, b.x1, b.y1 + 2 * letter_size(texts)), scaled(y, b.x0, b.y0), scaled(second, b.x1, b.y0))
