@@ -19,6 +19,8 @@ AT_TEXT = 0.035
 """How far from its text a pointer may begin, as a part of the plot's diagonal."""
 LONGEST_FINE, LONGEST = 0.5, 0.36
 """How long it may be, where a head or a finer pen tells it from a curve, and where nothing does but that it is straight."""
+SHORTEST = 0.02
+"""How long it is at least: dashes beside a text are none."""
 SHORT = 0.02
 """How far before its curve it may end, as a part of the diagonal."""
 ACROSS = math.radians(28)
@@ -102,7 +104,7 @@ def ray_from(stroke: Floats, layer: Layer, boxes: Sequence[Box], size: float) ->
         return None
     # The last pixels of a skeleton lean into the corners of a stroke's end.
     skip = round(0.6 * thick)
-    part = stroke[skip : skip + round(2.5 * least)]
+    part = stroke[skip : skip + max(40, round(2.5 * least))]
     if len(part) < 6:
         return None
     way = direction(part)
@@ -111,8 +113,9 @@ def ray_from(stroke: Floats, layer: Layer, boxes: Sequence[Box], size: float) ->
         return None
     # A few pixels between a letter and a crossing tell its direction badly: of some directions, that which has most of a thin stroke.
     tries = [
-        fitted(layer, start, turned(way, angle), LONGEST_FINE * size, least)
-        for angle in (0.0, 0.07, -0.07, 0.14, -0.14)
+        fitted(layer, start, turned(way, angle), LONGEST_FINE * size, max(least, SHORTEST * size))
+        # A longer stroke tells it well.
+        for angle in ((0.0,) if len(part) > 30 else (0.0, 0.07, -0.07, 0.14, -0.14))
     ]
     rays = [ray for ray in tries if ray is not None]
     return max(rays, key=lambda ray: int(ray.narrow.sum()), default=None)
@@ -120,8 +123,9 @@ def ray_from(stroke: Floats, layer: Layer, boxes: Sequence[Box], size: float) ->
 
 def fitted(layer: Layer, start: Floats, way: Floats, longest: float, least: float) -> Ray | None:
     """A ray whose line is drawn again and again through the middle of all that is thin on it."""
-    for _ in range(5):
-        low, high, stop = section(layer, start, way, longest)
+    length = min(longest, 64.0)
+    for _ in range(6):
+        low, high, stop = section(layer, start, way, length)
         if stop < least:
             return None
         pen = float(np.median((high - low)[: max(4, round(least))]))
@@ -133,7 +137,10 @@ def fitted(layer: Layer, start: Floats, way: Floats, longest: float, least: floa
         start = start + shift * ray.normal
         way = way + slope * ray.normal
         way = way / float(np.hypot(*way))
-    low, high, stop = section(layer, start, way, longest)
+        # Most strokes beside a text are short: one looks farther only where there is more.
+        if stop > 0.7 * length:
+            length = min(longest, 2 * length)
+    low, high, stop = section(layer, start, way, length)
     inked = (high - low)[:stop]
     inked = inked[inked > 0]
     if len(inked) < least:
