@@ -70,7 +70,10 @@ def without_pointers(layer: Layer, ends: Sequence[Floats], texts: Sequence[Box],
     if layer.chromatic or not texts:
         return layer
     origin = np.array(layer.origin, np.float64)
+    h, w = layer.mask.shape
     boxes = [Box(b.x0 - origin[0], b.y0 - origin[1], b.x1 - origin[0], b.y1 - origin[1]) for b in texts]
+    # A curve that begins at the frame is near a number of the axis.
+    boxes = [b for b in boxes if 0 < b.cx < w and 0 < b.cy < h]
     mask, hidden = layer.mask.copy(), layer.hidden.copy()
     for stroke in ends:
         ray = ray_from(stroke, layer, boxes, size)
