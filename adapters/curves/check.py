@@ -14,16 +14,16 @@ from adapters.curves.ink import Layer
 from adapters.curves.shapes import Axis, Mask, Path
 
 WEIGHTS: dict[str, float] = {
-    "bias": 3.955,
-    "axes": 0.424,
-    "unexplained": -3.806,
-    "gaps": -0.907,
-    "doubt": -0.321,
-    "crowd": -0.865,
-    "ends": -2.922,
-    "black": 0.0,
-    "unsupported": -4.945,
-    "shared": -2.423,
+    "bias": 3.659,
+    "axes": 0.0,
+    "unexplained": -7.436,
+    "gaps": -0.48,
+    "doubt": -0.393,
+    "crowd": -1.04,
+    "ends": -0.525,
+    "black": -0.144,
+    "unsupported": -3.764,
+    "shared": -2.473,
 }
 
 DOUBTFUL_AXES = 0.25
