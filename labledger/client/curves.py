@@ -138,12 +138,15 @@ class Extractions(Kind):
 
     async def get(self, extraction_id: str | UUID) -> dict[str, Any]:
         """The extraction as it stands, from its events: with its job's progress, and its result if completed."""
+        # The job first: it succeeds in the write that completes the extraction, so what is read after it knows the result.
+        try:
+            job: Job = await self._lab.state("job", extraction_id)
+            state: Extraction = await self._lab.state("extraction", extraction_id)
+        except NotFound:
+            message = f"there is no extraction {extraction_id}: `labledger extractions list` shows them"
+            raise NotFound(message) from None
         history = await self._lab.history("extraction", extraction_id)
-        if not history:
-            raise NotFound(f"there is no extraction {extraction_id}: `labledger extractions list` shows them")
-        state: Extraction = await self._lab.state("extraction", extraction_id)
         assert state.requested is not None
-        job: Job = await self._lab.state("job", extraction_id)
         told: dict[str, Any] = state.requested.model_dump(mode="json") | {
             "state": self._state(state, job),
             "attempt": job.attempt,
