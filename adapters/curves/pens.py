@@ -20,6 +20,8 @@ from adapters.curves.sides import chromatic
 
 ALIGNED = 0.35
 TOUCH = 3.0
+MOST_CONTINUED = 60
+"""Of more curves none is looked for that goes on in another: each would be held against each, and it is no chart of some curves."""
 
 
 def near_white(colour: tuple[int, int, int]) -> bool:
@@ -436,24 +438,34 @@ def _ink(c: Piece) -> Hashable:
 def _continued(curves: Sequence[Piece], b: Box) -> list[Piece]:
     """Curves of which one begins where the other ends, at a peak or drawn over each other for a little, become one."""
     out = list(curves)
-    pairs = [(one, other) for one, other in itertools.permutations(out, 2) if _ink(one) == _ink(other)]
-    for one, other in pairs:
-        if not any(one is c for c in out) or not any(other is c for c in out):
-            continue
-        left = one.points if one.points[0, 0] <= one.points[-1, 0] else one.points[::-1]
-        right = other.points if other.points[0, 0] <= other.points[-1, 0] else other.points[::-1]
-        near = max(1.5, (one.style.width + other.style.width) / 2)
-        if abs(float(left[:, 0].max() - right[:, 0].min())) > 0.05 * b.width or _one_of_more(
-            left[-1], near, one, other, out
-        ):
-            continue
-        if _away(left[-1], right) < near and _away(right[0], left) < near:
-            rest = right[right[:, 0] > left[-1, 0]]
-            whole = Piece(
-                np.concatenate([left, rest]), one.style, doubt=max(one.doubt, other.doubt), gaps=one.gaps + other.gaps
-            )
-            out = [c for c in out if c is not one and c is not other] + [whole]
+    joined = len(out) <= MOST_CONTINUED
+    while joined:
+        joined = False
+        for one, other in itertools.permutations(out, 2):
+            whole = _whole(one, other, out, b)
+            if whole is not None:
+                out = [c for c in out if c is not one and c is not other] + [whole]
+                joined = True
+                break
     return out
+
+
+def _whole(one: Piece, other: Piece, curves: Sequence[Piece], b: Box) -> Piece | None:
+    """One curve and then the other, where the other goes on."""
+    left = one.points if one.points[0, 0] <= one.points[-1, 0] else one.points[::-1]
+    right = other.points if other.points[0, 0] <= other.points[-1, 0] else other.points[::-1]
+    near = max(1.5, (one.style.width + other.style.width) / 2)
+    if _ink(one) != _ink(other) or abs(float(left[:, 0].max() - right[:, 0].min())) > 0.05 * b.width:
+        return None
+    if (
+        _away(left[-1], right) >= near
+        or _away(right[0], left) >= near
+        or _one_of_more(left[-1], near, one, other, curves)
+    ):
+        return None
+    rest = right[right[:, 0] > left[-1, 0]]
+    doubt, gaps = max(one.doubt, other.doubt), one.gaps + other.gaps
+    return Piece(np.concatenate([left, rest]), one.style, doubt=doubt, gaps=gaps)
 
 
 def _away(point: Floats, line: Floats) -> float:
@@ -462,9 +474,8 @@ def _away(point: Floats, line: Floats) -> float:
 
 def _one_of_more(at: Floats, near: float, one: Piece, other: Piece, curves: Sequence[Piece]) -> bool:
     """Whether a third curve of the pen passes there too: then nobody knows which of them goes on."""
-    return any(
-        _away(at, c.points) < 2 * near for c in curves if c is not one and c is not other and _ink(c) == _ink(one)
-    )
+    others = (c for c in curves if c is not one and c is not other and _ink(c) == _ink(one))
+    return any(_away(at, c.points) < 2 * near for c in others)
 
 
 def _singles(curves: Sequence[Piece]) -> list[Piece]:
