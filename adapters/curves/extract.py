@@ -12,7 +12,7 @@ from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, c
 from adapters.curves.check import chance, features
 from adapters.curves.frame import corners, find_frames, settled, strokes
 from adapters.curves.ink import layers_of
-from adapters.curves.lane import beyond_cover, sole_curve, without_hems, without_pointers
+from adapters.curves.lane import beyond_cover, sole_curve, without_hems, without_pointer_paths
 from adapters.curves.legacy import scan
 from adapters.curves.llm import Adviser, advised, ask
 from adapters.curves.names import legend_area, legend_of, named, sample_area
@@ -335,7 +335,9 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     else:
         layers = layers_of(picture.rgb, frame, x, y, texts, picture.noise, sample_area(legend), legend_area(legend))
         lap("ink")
-        paths = without_pointers(without_hems(trace(layers, size, texts, sole_curve, work), layers, size), texts, size)
+        paths = without_pointer_paths(
+            without_hems(trace(layers, size, texts, sole_curve, work), layers, size), texts, size
+        )
         paths = beyond_cover(paths, size, corners(frame))
         lap("trace")
     paths = named(picture.rgb, chosen(paths, options.calibration), words, frame, legend)

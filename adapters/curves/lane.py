@@ -300,8 +300,9 @@ def sole_curve(layer: Layer, size: float) -> Path | None:
     )
 
 
-def without_pointers(paths: Sequence[Path], texts: Sequence[Box], size: float) -> list[Path]:
-    """Straight black strokes from text to a curve go, long ones too, when they end on that curve."""
+def without_pointer_paths(paths: Sequence[Path], texts: Sequence[Box], size: float) -> list[Path]:
+    """Straight black paths from text to a curve go, long ones too, when they end on that curve: pointers that `pointers` left, which
+    must be surer, for it takes ink away before anything is followed."""
     out: list[Path] = []
     for path in paths:
         others = [p.points for p in paths if p is not path]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from adapters.curves.ink import Layer
-from adapters.curves.lane import beyond_cover, sole_curve, without_pointers
+from adapters.curves.lane import beyond_cover, sole_curve, without_pointer_paths
 from adapters.curves.shapes import Box, Path
 from adapters.curves.trace import trace
 
@@ -121,8 +121,8 @@ def test_a_curve_that_ends_at_another_which_crosses_its_way_stays() -> None:
 def test_a_pointer_from_text_to_a_coloured_curve_is_no_curve() -> None:
     curve = path_of(np.c_[AT, 200 + 0 * AT], RED)
     pointer = path_of(np.c_[np.linspace(100, 150, 60), np.linspace(60, 198, 60)], BLACK)
-    assert without_pointers([curve, pointer], [Box(60, 40, 120, 56)], SIZE) == [curve]
-    assert len(without_pointers([curve, pointer], [], SIZE)) == 2
+    assert without_pointer_paths([curve, pointer], [Box(60, 40, 120, 56)], SIZE) == [curve]
+    assert len(without_pointer_paths([curve, pointer], [], SIZE)) == 2
 
 
 def test_where_colours_tell_curves_apart_the_black_one_is_one_curve_with_its_corners() -> None:
