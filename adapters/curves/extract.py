@@ -19,9 +19,10 @@ from adapters.curves.names import legend_area, legend_of, named, sample_area
 from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, not_names, on_the_first, sides_of
-from adapters.curves.trace import Work, trace
+from adapters.curves.trace import trace
 from adapters.curves.words import Reader, read_boxes, remembering, titles_joined, written
 from adapters.curves.words import engine as own_engine
+from adapters.curves.work import Work
 from domain.errors import Refused
 
 Method = Literal["standard", "legacy", "llm"]

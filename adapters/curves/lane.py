@@ -15,8 +15,9 @@ import numpy as np
 
 from adapters.curves.ink import Layer
 from adapters.curves.kit import connected, nearest, seen_along
+from adapters.curves.no_curves import hugs_frame, ruled
 from adapters.curves.shapes import Box, Floats, Grey, Ints, Mask, Path
-from adapters.curves.trace import arc, hermite, hugs_frame, longest_run, plumb, ruled, smooth, straight
+from adapters.curves.ways import arc, hermite, longest_run, plumb, smooth, straight
 
 MOST_DASHES = 600
 """Pieces of one colour. A curve of more dots than that has none of them apart; what has more is no curve."""

@@ -12,8 +12,9 @@ from adapters.curves.extract import CUT, CUT_CHANCE, extract
 from adapters.curves.follow import Pen, field_of, follow
 from adapters.curves.ink import Layer
 from adapters.curves.shapes import Box
-from adapters.curves.trace import MOST_GUESSES, MOST_PIECES, Work, trace
+from adapters.curves.trace import trace
 from adapters.curves.words import MOST_TEXT, readable
+from adapters.curves.work import MOST_GUESSES, MOST_PIECES, Work
 
 HIGH, WIDE, THICK = 300, 420, 4
 A_STEP = (MOST + MOST_BLIND) * (len(BENDS) + len(KINKS))

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from adapters.curves.ends import without_borrowed_tails
+from adapters.curves.exchange import swapped
 from adapters.curves.follow import (
     Field,
     Pen,
@@ -20,7 +22,6 @@ from adapters.curves.follow import (
     unreversed,
 )
 from adapters.curves.shapes import Path
-from adapters.curves.trace import swapped, without_borrowed_tails
 
 HIGH, WIDE, THICK = 300, 420, 4
 SOLID = Pen(gap=0.9, reach=24, lag=54)

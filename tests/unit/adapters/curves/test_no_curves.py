@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
+from adapters.curves.ends import along_lines
+from adapters.curves.join import joined, over_the_top
+from adapters.curves.no_curves import fine, hugs_frame
 from adapters.curves.shapes import Box, Path
-from adapters.curves.trace import along_lines, curls, fine, hugs_frame, joined, over_the_top, plumb, trace
+from adapters.curves.trace import trace
+from adapters.curves.ways import curls, plumb
 from tests.layers import HIGH, NOTHING, RIM, SIZE, THICK, X, drawn, layer_of, line, path_of
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from adapters.curves.shapes import Box, Floats, Path
-from adapters.curves.trace import Work, pointed, trace
+from adapters.curves.trace import pointed, trace
+from adapters.curves.work import Work
 from tests.layers import HIGH, SIZE, THICK, WIDE, X, covering, drawn, layer_of, line
 
 LABEL = Box(60, 300, 130, 320)

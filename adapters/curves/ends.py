@@ -1,0 +1,130 @@
+"""Where a curve ends: led on to the frame, under it, or along a grid line; what it took of others given back."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from adapters.curves.follow import Field, Trail
+from adapters.curves.grid import run_through
+from adapters.curves.ink import Layer
+from adapters.curves.shapes import Floats, Path
+from adapters.curves.ways import arc, at_border
+
+
+def along_frame(points: Floats, layer: Layer) -> Floats:
+    """A curve that runs flat into the upper or lower side goes on along it: its rest lies under the frame."""
+    h, w = layer.mask.shape
+    # The rim beside the frame was cleared, so a curve that goes on under the frame ends exactly there.
+    rim = max(2.0, 0.006 * max(h, w)) + 0.6 * layer.thick + 2
+    for side in (0, 1):
+        if side:
+            points = points[::-1]
+        end, body = points[0], points[:: max(1, len(points) // 60)][:8]
+        if len(body) < 4:
+            continue
+        edge = h - 1.0 if end[1] > h - 1 - rim else 0.0 if end[1] < rim else None
+        d = points[0] - points[min(len(points) - 1, max(12, int(0.03 * w)))]
+        if edge is not None and abs(d[0]) > 3 and abs(d[1]) < 0.2 * abs(d[0]):
+            target = 0.0 if d[0] < 0 else w - 1.0
+            if abs(target - end[0]) > 2 and edge > 0 and rides(layer, end[0], target):
+                points = np.concatenate([[[target, edge]], [[end[0] + 0.3 * (target - end[0]), edge]], points])
+        if side:
+            points = points[::-1]
+    return points
+
+
+def rides(layer: Layer, start: float, stop: float) -> bool:
+    """True when the lower side of the frame is thicker between two columns than a bare side is."""
+    h = layer.weak.shape[0]
+    runs = run_through(layer.weak[max(0, h - 40) :], min(h, 40) - 1)
+    bare = run_through(np.ascontiguousarray(layer.weak[:40][::-1]), min(h, 40) - 1)
+    lo, hi = sorted((round(start), round(stop)))
+    part = runs[lo : hi + 1]
+    usual = min(float(np.percentile(runs, 20)), float(np.median(bare)))
+    return len(part) > 0 and float(np.median(part)) >= usual + 1
+
+
+def to_border(points: Floats, layer: Layer) -> Floats:
+    """Ends that stop at the cleared rim beside the frame go straight on to the frame."""
+    h, w = layer.mask.shape
+    near = layer.rim + 4.0
+    for _ in range(2):
+        end, inner = points[-1], points[max(0, len(points) - 9)]
+        d = end - inner
+        steps = [
+            t
+            for t in (
+                (w - 1 - end[0]) / d[0] if d[0] > 0.3 and w - 1 - end[0] < near else math.inf,
+                -end[0] / d[0] if d[0] < -0.3 and end[0] < near else math.inf,
+                (h - 1 - end[1]) / d[1] if d[1] > 0.3 and h - 1 - end[1] < near else math.inf,
+                -end[1] / d[1] if d[1] < -0.3 and end[1] < near else math.inf,
+            )
+            if 0 < t
+        ]
+        if steps and min(steps) * float(np.hypot(*d)) < 4 * near:
+            points = np.concatenate([points, (end + min(steps) * d)[None]])
+        points = points[::-1]
+    return points
+
+
+def along_lines(paths: list[Path], layer: Layer) -> list[Path]:
+    """Curves that end lying on a grid line go on along it to where the others end: had one left the line, it would show."""
+    h, w = layer.mask.shape
+    origin = np.array(layer.origin, np.float64)
+    right = sorted((float(max(p.points[0, 0], p.points[-1, 0])) - origin[0] for p in paths), reverse=True)
+    if len(right) < 3 or right[1] < right[0] - 0.03 * w:
+        return paths
+    goal = right[1]
+    out: list[Path] = []
+    for path in paths:
+        points = path.points if path.points[-1, 0] >= path.points[0, 0] else path.points[::-1]
+        tip = points[-1] - origin
+        back = points[-1] - points[max(0, len(points) - 1 - max(20, round(0.05 * w)))]
+        lies = back[0] > 8 and abs(back[1]) < 0.06 * back[0] + 1.0
+        rest = goal - tip[0]
+        if lies and 0.02 * w < rest < 0.6 * w:
+            x0, x1, y = round(tip[0]) + 1, round(goal), round(tip[1])
+            band = slice(max(0, y - round(layer.thick) - 1), min(h, y + round(layer.thick) + 2))
+            line = (layer.hidden & layer.weak & ~layer.text)[band, x0:x1]
+            rows = line.mean(axis=1)
+            if len(rows) and float(rows.max()) > 0.9:
+                level = float(np.mean(np.nonzero(rows > 0.8 * rows.max())[0])) + band.start
+                tail = np.array([[x1 - 0.8 * rest, level], [goal, level]]) + origin
+                whole = arc(points) + rest
+                path = replace(
+                    path,
+                    points=np.concatenate([points, tail]),
+                    gaps=(path.gaps * arc(points) + rest) / whole,
+                )
+        out.append(path)
+    return out
+
+
+def leaves(points: Floats, layer: Layer) -> bool:
+    """True when an end lies at the plot's border."""
+    h, w = layer.mask.shape
+    return at_border(points[0], w, h) or at_border(points[-1], w, h)
+
+
+def without_borrowed_tails(field: Field, trail: Trail) -> Trail:
+    """A trail that turns into another curve at an angle ends there; one that merges with it goes on."""
+    # Directions are taken outside of the place where the two strokes (or an arrow's head) are one blob.
+    blur = 2 + round(field.thick / 3)
+    for _ in range(2):
+        points = trail.points[::-1]
+        at = np.rint(points).astype(np.int64)
+        own = (field.worth[at[:, 1], at[:, 0]] >= 1) & trail.inked[::-1]
+        # Beside the other curve's middle some points seem to be our own; the trail's own part is where most are.
+        steady = np.convolve(own, np.ones(9), "valid") >= 7 if len(own) >= 9 else np.zeros(0, np.bool_)
+        first = int(np.argmax(steady)) if steady.any() else 0
+        if first > 3 and len(points) - first > 6:
+            tail, body = points[: max(3, first - blur)][-11:], points[first + blur :][:11]
+            if len(tail) > 2 and len(body) > 2:
+                u, v = tail[-1] - tail[0], body[-1] - body[0]
+                turn = math.acos(float(np.clip(u @ v / max(np.hypot(*u) * np.hypot(*v), 1e-9), -1, 1)))
+                if turn > 0.45:
+                    keep = slice(max(0, first - 1), None)
+                    trail = Trail(points[keep][::-1], trail.inked[::-1][keep][::-1], trail.doubt)
+        trail = Trail(trail.points[::-1], trail.inked[::-1], trail.doubt)
+    return trail

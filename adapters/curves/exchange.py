@@ -1,0 +1,224 @@
+"""Behind a stretch that curves share: which rest is whose, by what is smoothest."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from adapters.curves.kit import nearest_of, pairs
+from adapters.curves.shapes import Floats, Path
+from adapters.curves.ways import arc, last_part
+
+
+def swapped(paths: list[Path]) -> list[Path]:
+    """Where two paths share a stretch, the rest of each goes to the one that it continues more smoothly."""
+    out = [p.points for p in paths]
+    done: set[tuple[int, int, int, int]] = set()
+    # How often each path was changed; two that were compared as they are need not be compared again.
+    changes = [0] * len(out)
+    compared: dict[tuple[int, int], tuple[int, int]] = {}
+    for _ in range(24):
+        changed = False
+        for i in range(len(out)):
+            for j in range(i + 1, len(out)):
+                if paths[i].colour != paths[j].colour or compared.get((i, j)) == (changes[i], changes[j]):
+                    continue
+                compared[i, j] = changes[i], changes[j]
+                better = uncrossed(out[i], out[j], max(paths[i].width, paths[j].width), done, (i, j))
+                if better is not None:
+                    out[i], out[j] = better
+                    changes[i], changes[j] = changes[i] + 1, changes[j] + 1
+                    changed = True
+        if not changed:
+            break
+    return [replace(p, points=q) for p, q in zip(paths, told_apart(out, paths), strict=True)]
+
+
+def uncrossed(
+    one: Floats, other: Floats, thick: float, done: set[tuple[int, int, int, int]], pair: tuple[int, int]
+) -> tuple[Floats, Floats] | None:
+    """The two with their ends exchanged behind a shared stretch where that is clearly smoother, else None."""
+    reach = 0.9 * thick + 1.0
+    distance, spatial = nearest_of(one, other)
+    near = np.nonzero(distance < reach)[0]
+    if len(near) == 0:
+        return None
+    look = max(45.0, 7 * thick)
+    for run in np.split(near, np.nonzero(np.diff(near) > 2 * thick + 6)[0] + 1):
+        a0, a1 = int(run[0]), int(run[-1])
+        b0, b1 = int(spatial[a0]), int(spatial[a1])
+        second = other
+        if b0 > b1 or (b0 == b1 and crosses_backwards(one, other, a0, b0)):
+            second = other[::-1]
+            b0, b1 = len(other) - 1 - b0, len(other) - 1 - b1
+        key = (*pair, round(float(one[a0, 0]) / 8), round(float(one[a0, 1]) / 8))
+        if key in done:
+            continue
+        common = arc(one[a0 : a1 + 1])
+        window = look + 0.7 * common
+        a_in, a_out = last_part(one[: a0 + 1], window), last_part(one[a1:][::-1], window)[::-1]
+        b_in, b_out = last_part(second[: b0 + 1], window), last_part(second[b1:][::-1], window)[::-1]
+        if min(arc(q) for q in (a_in, a_out, b_in, b_out)) < 0.35 * look:
+            continue
+        done.add(key)
+        kept = unevenness(a_in, a_out, common) + unevenness(b_in, b_out, common)
+        crossed = unevenness(a_in, b_out, common) + unevenness(b_in, a_out, common)
+        if crossed < 0.75 * kept - 0.08:
+            # Exchanged where they are nearest, so that no corner is left.
+            a = a0 + int(np.argmin(distance[a0 : a1 + 1]))
+            b = int(spatial[a]) if second is other else len(other) - 1 - int(spatial[a])
+            return np.concatenate([one[:a], second[b:]]), np.concatenate([second[:b], one[a:]])
+    return None
+
+
+def crosses_backwards(one: Floats, other: Floats, a: int, b: int) -> bool:
+    u = one[min(len(one) - 1, a + 8)] - one[max(0, a - 8)]
+    v = other[min(len(other) - 1, b + 8)] - other[max(0, b - 8)]
+    return bool(u @ v < 0)
+
+
+def unevenness(before: Floats, after: Floats, common: float) -> float:
+    """How badly one smooth curve fits what was before and what is after a shared stretch: the residual in pixels."""
+    a, b = before[:: max(1, len(before) // 20)], after[:: max(1, len(after) // 20)]
+    points = np.concatenate([a, b])
+    s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
+    t = 2 * s / max(float(s[-1]), 1e-9) - 1
+    basis = np.vander(t, 4)
+    solution, *_ = np.linalg.lstsq(basis, points, rcond=None)
+    return float(np.sqrt(((points - basis @ solution) ** 2).sum(axis=1).mean()))
+
+
+Spans = dict[int, tuple[int, int]]
+"""Where some ways share a stretch: of each of them, by its number, the first and last index of that stretch."""
+
+
+def told_apart(ways: Sequence[Floats], paths: Sequence[Path]) -> list[Floats]:
+    """Where three ways and more meet in one place, what lies behind it goes to those that it continues most smoothly, all of them
+    together: taken by twos, each two may lack the rest of both."""
+    out = list(ways)
+    thick = max((p.width for p in paths), default=1.0)
+    done: set[tuple[int, ...]] = set()
+    for _ in range(8):
+        shared = [
+            spans
+            for j in range(len(out))
+            for i in range(j)
+            if paths[i].colour == paths[j].colour
+            for spans in shared_by(out, i, j, 0.9 * thick + 1.0, 2 * thick + 6)
+        ]
+        for spans in meetings(shared):
+            first = min(spans)
+            x, y = (round(float(v) / 8) for v in out[first][spans[first][0]])
+            key = (*sorted(spans), x, y)
+            if key not in done:
+                done.add(key)
+                better = rearranged(out, spans, thick)
+                if better:
+                    out = [better.get(i, way) for i, way in enumerate(out)]
+                    break
+        else:
+            break
+    return out
+
+
+def shared_by(ways: Sequence[Floats], i: int, j: int, reach: float, gap: float) -> list[Spans]:
+    """The stretches that two ways share."""
+    distance, which = nearest_of(ways[i], ways[j])
+    near = np.nonzero(distance < reach)[0]
+    if len(near) == 0:
+        return []
+    runs = np.split(near, np.nonzero(np.diff(near) > gap)[0] + 1)
+    return [{i: (int(r[0]), int(r[-1])), j: (int(which[r].min()), int(which[r].max()))} for r in runs]
+
+
+def meetings(shared: Sequence[Spans]) -> list[Spans]:
+    """Shared stretches that overlap put together: places where three ways and more meet."""
+    groups: list[Spans] = []
+    for spans in shared:
+        group = dict(spans)
+        apart: list[Spans] = []
+        for other in groups:
+            if any(i in group and a <= group[i][1] and b >= group[i][0] for i, (a, b) in other.items()):
+                group = {
+                    i: (
+                        min(q[i][0] for q in (group, other) if i in q),
+                        max(q[i][1] for q in (group, other) if i in q),
+                    )
+                    for i in {*group, *other}
+                }
+            else:
+                apart.append(other)
+        groups = [*apart, group]
+    return [g for g in groups if len(g) > 2]
+
+
+def rearranged(ways: Sequence[Floats], spans: Spans, thick: float) -> dict[int, Floats]:
+    """The ways with their rests exchanged behind a shared stretch where that is clearly smoother; else none.
+
+    Only where they lie beside each other is looked at, from their mean: how they bend all together is much and says nothing about
+    who is who.
+    """
+    look = max(45.0, 7 * thick)
+    one = min(spans)
+    a, b = spans[one]
+    ahead = ways[one][min(len(ways[one]) - 1, b + 8)] - ways[one][max(0, a - 8)]
+    ahead = ahead / max(float(np.hypot(*ahead)), 1e-9)
+    aside = np.array([-ahead[1], ahead[0]])
+    window = look + 0.7 * max(arc(ways[i][a : b + 1]) for i, (a, b) in spans.items())
+    turned: dict[int, tuple[Floats, int, int]] = {}
+    before: dict[int, Floats] = {}
+    behind: dict[int, Floats] = {}
+    for i, (a, b) in spans.items():
+        way = ways[i]
+        if float((way[min(len(way) - 1, b + 8)] - way[max(0, a - 8)]) @ ahead) < 0:
+            way, a, b = way[::-1], len(way) - 1 - b, len(way) - 1 - a
+        parts = last_part(way[: a + 1], window)[::-1], last_part(way[b:][::-1], window)[::-1]
+        if min(arc(q) for q in parts) >= 0.35 * look:
+            turned[i] = way, a, b
+            before[i], behind[i] = parts
+    # One that ends there leaves a rest without a beginning: then nothing is known.
+    if len(turned) < len(spans):
+        return {}
+    members = sorted(turned)
+    past, past_aside = beside_each_other([before[i] for i in members], ahead, aside)
+    next_, next_aside = beside_each_other([behind[i] for i in members], ahead, aside)
+    if len(past) < 8 or len(next_) < 8:
+        return {}
+    at = np.r_[past, next_]
+    basis = np.vander(2 * (at - at.min()) / max(float(np.ptp(at)), 1e-9) - 1, 4)
+    rest = np.eye(len(at)) - basis @ np.linalg.pinv(basis)
+    cost = np.array([[float(((rest @ np.r_[p, q]) ** 2).mean()) for q in next_aside] for p in past_aside])
+    best = pairs(cost)
+    kept = math.sqrt(float(np.trace(cost)) / len(members))
+    crossed = math.sqrt(sum(float(cost[r, c]) for r, c in best) / len(members))
+    if crossed >= 0.85 * kept - 0.02:
+        return {}
+    out: dict[int, Floats] = {}
+    for r, c in best:
+        if r != c:
+            (first, a0, a1), (second, b0, b1) = turned[members[r]], turned[members[c]]
+            # Exchanged where they are nearest, so that no corner is left.
+            distance, which = nearest_of(first[a0 : a1 + 1], second[b0 : b1 + 1])
+            k = int(np.argmin(distance))
+            out[members[r]] = np.concatenate([first[: a0 + k], second[b0 + int(which[k]) :]])
+    return out
+
+
+def beside_each_other(parts: Sequence[Floats], ahead: Floats, aside: Floats) -> tuple[Floats, Floats]:
+    """Places along `ahead` that all parts reach, and how far each lies from their mean there."""
+    along = [
+        np.maximum.accumulate(s * (q @ ahead)) * s
+        for q in parts
+        for s in (1.0 if q[-1] @ ahead > q[0] @ ahead else -1.0,)
+    ]
+    low, high = max(float(v.min()) for v in along), min(float(v.max()) for v in along)
+    if high - low < 8:
+        return np.zeros(0), np.zeros((len(parts), 0))
+    at = np.linspace(low, high, 24)
+    sides: list[Floats] = []
+    for v, q in zip(along, parts, strict=True):
+        order = np.argsort(v, kind="stable")
+        sides.append(np.interp(at, v[order], (q @ aside)[order]))
+    beside = np.array(sides)
+    return at, beside - beside.mean(axis=0)
