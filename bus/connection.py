@@ -18,7 +18,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import AuthorizationError, ConnectionClosedError, MaxPayloadError
 from nats.errors import Error as NatsError
 
-from bus.errors import Rejected, Unavailable
+from bus.errors import Forbidden, Rejected, Unavailable
 
 log = logging.getLogger("labledger.bus")
 
@@ -31,6 +31,9 @@ DUPLICATE_IN_BATCH = 10201
 PASSING = frozenset((10008, 10023, 10077, 10158, 10167, 10176, 10184, 10199, 10205))
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_$.-]+")
+
+#: How the server complains, in the small letters that nats-py makes of it.
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 
 
 class _Client(Client):
@@ -69,18 +72,33 @@ class Ack:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What waits for a reply, and the subjects that were sent to for it."""
+
+    answer: "asyncio.Future[Msg]"
+    subjects: tuple[str, ...]
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
 class Bus:
     """A connection with one reply subscription for all its acknowledgements."""
 
-    def __init__(self, nc: Client, name: str) -> None:
+    def __init__(self, nc: Client, name: str, user: str | None = None) -> None:
         self.nc = nc
         self.name = name
+        self.user = user
         self.closing = False
         self._prefix = ""
         self._token = 0
         #: Called when the connection was lost.
         self.on_cut: set[Callable[[], None]] = set()
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._waiting: dict[str, _Asked] = {}
+        #: Set where we may not hear our replies: nothing that is asked would ever be answered.
+        self._deaf: Forbidden | None = None
 
     async def start(self) -> None:
         inbox = self.nc.new_inbox()
@@ -88,19 +106,30 @@ class Bus:
         await self.subscribe(inbox + ".*", self._on_reply)
 
     async def _on_reply(self, msg: Msg) -> None:
-        future = self._waiting.pop(msg.subject, None)
-        if future is not None and not future.done():
-            future.set_result(msg)
+        asked = self._waiting.pop(msg.subject, None)
+        if asked is not None and not asked.answer.done():
+            asked.answer.set_result(msg)
 
     async def request(
-        self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, timeout_s: float = 5.0
+        self,
+        subject: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 5.0,
+        *,
+        sent_before: Sequence[str] = (),
     ) -> Msg:
-        """Publish and wait for the one reply. Raises `Unavailable` when none comes in time, `Rejected` when too large."""
+        """Publish and wait for the one reply, which is also for what was `sent_before` to those subjects.
+
+        Raises `Unavailable` when none comes in time, `Rejected` when too large, `Forbidden` when this user may not ask that.
+        """
+        if self._deaf is not None:
+            raise self._deaf
         self._token += 1
         reply = f"{self._prefix}{self._token}"
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Msg] = loop.create_future()
-        self._waiting[reply] = future
+        self._waiting[reply] = _Asked(future, (subject, *sent_before))
         timer = loop.call_later(timeout_s, self._give_up, reply)
         try:
             await self._publish(subject, body, reply, headers)
@@ -134,7 +163,8 @@ class Bus:
             await self._send(b"".join(wire))
         except NatsError as error:
             raise Unavailable(f"NATS did not take a batch: {error!r}") from error
-        return await self.publish(subject, body, {**headers, **marks}, timeout_s)
+        before = list(dict.fromkeys(subject for subject, _, _ in messages[:-1]))
+        return await self.publish(subject, body, {**headers, **marks}, timeout_s, sent_before=before)
 
     async def _publish(self, subject: str, body: bytes, reply: str, headers: Mapping[str, str] | None) -> None:
         """nats-py's `publish`, with the header block encoded in one go: 2 us in place of 16 for an event's fifteen headers.
@@ -169,18 +199,25 @@ class Bus:
         return f"a message for {subject} has {size} bytes; NATS takes {self.nc.max_payload}"
 
     def _give_up(self, reply: str) -> None:
-        future = self._waiting.pop(reply, None)
-        if future is not None and not future.done():
-            future.set_exception(Unavailable("NATS did not answer in time"))
+        asked = self._waiting.pop(reply, None)
+        if asked is not None:
+            asked.fail(Unavailable("NATS did not answer in time"))
 
     async def publish(
-        self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, timeout_s: float = 5.0
+        self,
+        subject: str,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 5.0,
+        *,
+        sent_before: Sequence[str] = (),
     ) -> Ack:
         """Publish into a stream and wait until it is stored (or refused: see `Ack.err_code`).
 
-        Raises `Unavailable` when no answer comes, and for a refusal that passes by itself: a cluster looks for a leader.
+        Raises `Unavailable` when no answer comes, and for a refusal that passes by itself (a cluster looks for a leader);
+        `Forbidden` and `Rejected` as `request` does.
         """
-        ack = parse_ack((await self.request(subject, body, headers, timeout_s)).data)
+        ack = parse_ack((await self.request(subject, body, headers, timeout_s, sent_before=sent_before)).data)
         if ack.err_code in PASSING or (ack.err_code and "timeout" in ack.error.lower()):
             raise Unavailable(f"{ack.error} ({ack.err_code})")
         return ack
@@ -208,20 +245,42 @@ class Bus:
 
     def cut_off(self) -> None:
         """What was asked over a connection that is lost gets no answer any more: nobody needs to wait out his time."""
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(Unavailable("the connection to NATS was lost"))
-        self._waiting.clear()
+        self._fail_all(Unavailable("the connection to NATS was lost"))
         for tell in list(self.on_cut):
             tell()
 
+    def back(self) -> None:
+        """Connected again. What we may has perhaps changed meanwhile; if not, the server complains again."""
+        self._deaf = None
+
+    def complained(self, words: str) -> None:
+        """The server said something that is no answer. Where it forbids what somebody waits for, that is the answer."""
+        found = _VIOLATION.search(words)
+        if found is None:
+            return
+        verb, forbidden = found.groups()
+        who = f"the NATS user {self.user!r}" if self.user else "who signs in to NATS without a name"
+        cure = "sign in as one who may, or grant it in the configuration of the server"
+        if verb == "subscription":
+            if forbidden == f"{self._prefix}*".lower():
+                self._deaf = Forbidden(f"{who} may not hear replies on {self._prefix}*: {cure}")
+                self._fail_all(self._deaf)
+            return
+        for reply, asked in list(self._waiting.items()):
+            for subject in asked.subjects:
+                if subject.lower() == forbidden:
+                    asked.fail(Forbidden(f"{who} may not publish to {subject}: {cure}"))
+                    self._waiting.pop(reply, None)
+
     async def close(self) -> None:
         self.closing = True
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(Unavailable("the connection was closed"))
-        self._waiting.clear()
+        self._fail_all(Unavailable("the connection was closed"))
         await self.nc.close()
+
+    def _fail_all(self, error: Exception) -> None:
+        for asked in self._waiting.values():
+            asked.fail(error)
+        self._waiting.clear()
 
 
 def parse_ack(data: bytes) -> Ack:
@@ -249,6 +308,7 @@ async def connect(
 
     async def on_error(error: Exception) -> None:
         log.warning("%s: %s", name, str(error) or type(error).__name__)
+        bus.complained(str(error))
 
     async def on_disconnect() -> None:
         if not bus.closing:
@@ -257,8 +317,9 @@ async def connect(
 
     async def on_reconnect() -> None:
         log.warning("%s: connected to NATS again", name)
+        bus.back()
 
-    bus = Bus(_Client(), name)
+    bus = Bus(_Client(), name, credentials.user)
     deadline = asyncio.get_running_loop().time() + first_try_s
     options: dict[str, Any] = {}
     if credentials.user:

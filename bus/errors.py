@@ -21,5 +21,9 @@ class Rejected(BusError):
     """The server refused the message for good (too large, no permission, wrong stream)."""
 
 
+class Forbidden(Rejected):
+    """The user that signed in may not send there. Nobody answers such a message, so the server's complaint is the answer."""
+
+
 class ChainBroken(BusError):
     """An event does not follow from the one before it: history was altered, or a writer is faulty."""

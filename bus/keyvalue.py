@@ -32,7 +32,7 @@ class Entry:
 
 
 class NoBucket(Exception):
-    """There is no such bucket, or this user may not use it."""
+    """There is no such bucket."""
 
 
 class Bucket:
@@ -45,7 +45,7 @@ class Bucket:
         return f"$KV.{self.name}.{spelled(key)}"
 
     async def get(self, key: str) -> Entry:
-        """Raises `NoBucket`, `Unavailable`."""
+        """Raises `NoBucket`, `Unavailable`, `Forbidden`."""
         answer = await self._bus.api(f"STREAM.MSG.GET.KV_{self.name}", {"last_by_subj": self._subject(key)})
         if error := answer.get("error"):
             if error.get("err_code") == _NONE:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from bus.connection import Bus, connect
-from bus.errors import Unavailable
+from bus.errors import Forbidden, Unavailable
 from bus.roles import RIGHTS, Role
 from labledger.embedded.errors import EmbeddedError
 from labledger.embedded.guarded import free_port
@@ -232,7 +232,7 @@ async def check_streams(bus: Bus, role: Role | str) -> Check:
         asks = RIGHTS[Role(role)].publish if role in set(Role) else (">",)
         names = [name for name in streams.STREAMS if ">" in asks or f"$JS.API.STREAM.INFO.{name}" in asks]
         found = await streams.check(bus, names)
-    except Unavailable as error:
+    except (Unavailable, Forbidden) as error:
         mend = "sign in as a role that may look at the streams (auditor, commands); is JetStream switched on?"
         return Check("streams", "fail", str(error), mend)
     wrong = [f"{name} {', '.join(what)}" for name, what in found.items() if what]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bus.connection import Bus
-from bus.errors import BusError, Rejected, Unavailable
+from bus.errors import BusError, Forbidden, Rejected, Unavailable
 from bus.keyvalue import Bucket, NoBucket, as_header
-from bus.streams import NEWEST, POINTERS
 from domain.ports import Check, DeliveryFailed
 
 #: Where an entry's order stands, in its value and in its metadata.
@@ -99,9 +98,9 @@ class Shelf:
         except NoBucket as error:
             raise DeliveryFailed("misconfigured", f"{error}; `labledger provision` makes ours") from None
         except Unavailable as error:
-            # A server answers nothing to those who may not ask.
-            rights = "" if self._name in (POINTERS, NEWEST) else "; may this user of NATS read and write that bucket?"
-            raise DeliveryFailed("unreachable", f"bucket {self._name}: {error}{rights}") from None
+            raise DeliveryFailed("unreachable", f"bucket {self._name}: {error}") from None
+        except Forbidden as error:
+            raise DeliveryFailed("unauthorized", f"bucket {self._name}: {error}") from None
         except BusError as error:
             raise DeliveryFailed("refused", str(error)) from None
         if found.value is None:
@@ -122,6 +121,8 @@ class Shelf:
             except Unavailable as error:
                 # It may stand there all the same; the next attempt reads before it writes.
                 raise DeliveryFailed("unreachable", f"bucket {self._name}: {error}") from None
+            except Forbidden as error:
+                raise DeliveryFailed("unauthorized", f"bucket {self._name}: {error}") from None
             except Rejected as error:
                 raise DeliveryFailed("refused", str(error)) from None
             return entry, (await self.read(key))[1], True

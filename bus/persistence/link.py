@@ -23,7 +23,7 @@ from eventsourcing.persistence import (
 )
 
 from bus.connection import Bus, Credentials, connect
-from bus.errors import BusError, Conflict, Rejected, Unavailable
+from bus.errors import BusError, Conflict, Forbidden, Rejected, Unavailable
 from bus.persistence.store import RecordStore
 from bus.streams import EVT, provision
 
@@ -176,6 +176,8 @@ class Link:
             raise
         except Conflict as error:
             raise IntegrityError(str(error)) from error
+        except Forbidden as error:
+            raise InterfaceError(str(error)) from error
         except Rejected as error:
             raise DataError(str(error)) from error
         except _Refused as error:

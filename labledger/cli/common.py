@@ -352,7 +352,7 @@ def explained(error: Exception) -> tuple[Code | None, str, dict[str, Any]]:
         return error.code, str(error), error.details
     from pydantic import ValidationError
 
-    from bus.errors import BusError, Unavailable
+    from bus.errors import BusError, Forbidden, Unavailable
     from domain.errors import Refused
     from domain.plan import explain
     from labledger import client
@@ -371,7 +371,7 @@ def explained(error: Exception) -> tuple[Code | None, str, dict[str, Any]]:
         return Code.UNREACHABLE, str(error), {"command_id": error.command_id}
     if isinstance(error, client.NotReachable | Unavailable):
         return Code.UNREACHABLE, str(error), {}
-    if isinstance(error, client.NotFound | client.NotDone | EmbeddedError):
+    if isinstance(error, client.NotFound | client.NotDone | client.NotAllowed | Forbidden | EmbeddedError):
         return Code.REFUSED, str(error), {}
     if isinstance(error, SettingsError):
         # That nothing runs here is no fault of what was typed.

@@ -40,6 +40,10 @@ class NotReachable(LabError):
     """NATS or Postgres does not answer, or the lab is not running."""
 
 
+class NotAllowed(LabError):
+    """The user that signed in to NATS has no right to that."""
+
+
 class NoOutcomeYet(LabError):
     """Waited long enough. The command is safe in the stream: sending it again under the same id finds its outcome."""
 

@@ -19,7 +19,7 @@ from bus import connection as wire
 from bus.commands import Sender
 from bus.connection import Bus, Credentials
 from bus.envelope import Stored
-from bus.errors import BusError, Unavailable
+from bus.errors import BusError, Forbidden, Unavailable
 from bus.ids import uuid7
 from bus.outcomes import Outcome
 from bus.roles import Role
@@ -33,7 +33,7 @@ from labledger.blobs import open_blobs, spec_of
 from labledger.client.artifacts import Artifacts
 from labledger.client.curves import Batches, Extractions, Images, Products, SpiceModels
 from labledger.client.deliveries import Deliveries, Targets
-from labledger.client.errors import ERRORS, CommandInvalid, LabError, NoOutcomeYet, NotFound, NotReachable
+from labledger.client.errors import ERRORS, CommandInvalid, LabError, NoOutcomeYet, NotAllowed, NotFound, NotReachable
 from labledger.client.hearing import Ear, heard
 from labledger.client.kinds import Equipment, Jobs, ParkedThings, Queues, Samples, Scans, Stations
 from labledger.client.publications import Publications
@@ -208,7 +208,8 @@ class Lab:
         """Send a command and wait for its outcome.
 
         `command` is one of ours, or a name (`scan.pause`) with its `body`. With the same `command_id` again the outcome is
-        the same, however late. Raises `CommandRefused`, `CommandInvalid`, `CommandParked`, `NoOutcomeYet`, `NotReachable`.
+        the same, however late. Raises `CommandRefused`, `CommandInvalid`, `CommandParked`, `NoOutcomeYet`, `NotReachable`,
+        `NotAllowed`.
         """
         if isinstance(command, Command):
             name, data = command.NAME, command.model_dump_json().encode()
@@ -230,6 +231,8 @@ class Lab:
             ) from None
         except Unavailable as error:
             raise NotReachable(str(error)) from error
+        except Forbidden as error:
+            raise NotAllowed(str(error)) from error
         except BusError as error:
             problem = Outcome(outcome="invalid", command_id=command_id, command=name, reason=str(error))
             raise CommandInvalid(problem) from error
@@ -252,6 +255,8 @@ class Lab:
             return await asked
         except Unavailable as error:
             raise NotReachable(str(error)) from error
+        except Forbidden as error:
+            raise NotAllowed(str(error)) from error
 
     async def last(self, kind: str, id_: str | UUID) -> Stored | None:
         """The newest event of an aggregate."""

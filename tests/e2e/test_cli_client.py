@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adapters.storage.local import LocalBlobs
-from labledger.client import CommandRefused, Lab, NotDone
+from labledger.client import CommandRefused, Lab, NotAllowed, NotDone
 from tests.e2e.cli import RunningLab, in_process
 
 PLAN: dict[str, Any] = {
@@ -50,6 +50,15 @@ async def test_the_way_of_an_outside_service_by_address_and_user_alone(lab: Runn
     np.testing.assert_array_equal(readings["point"], np.arange(250))
     np.testing.assert_allclose(readings["stage.x"], np.linspace(0, 1, 250))
     assert first.actor == "robot"
+
+
+async def test_who_may_not_send_commands_is_told_at_once(lab: RunningLab) -> None:
+    told = json.loads((lab.folder / "connection.json").read_text())["nats"]
+    user = told["users"]["dashboard"]
+    login = {"url": told["url"], "user": user["user"], "password": user["password"]}
+    async with Lab.connect(**login, timeout_s=600) as client, asyncio.timeout(60):
+        with pytest.raises(NotAllowed, match=r"'dashboard' may not publish to cmd\.scan\.pause"):
+            await client.scans.pause("A")
 
 
 async def test_a_refusal_carries_its_outcome_and_its_reason(lab: RunningLab) -> None:

@@ -219,7 +219,10 @@ async def test_a_lost_acknowledgement_leads_to_no_second_revision(place: Place, 
 
 @pytest.mark.parametrize(
     ("user", "kind", "words"),
-    [("provisioner", "misconfigured", "no key-value bucket 'elsewhere'"), ("deliver", "unreachable", "may this user")],
+    [
+        ("provisioner", "misconfigured", "no key-value bucket 'elsewhere'"),
+        ("deliver", "unauthorized", "may not publish to $JS.API.STREAM.MSG.GET.KV_elsewhere"),
+    ],
 )
 async def test_a_bucket_that_is_not_there_or_not_ours_is_said(place: Place, user: str, kind: str, words: str) -> None:
     target = make("storage.kv", {"nats": {"bucket": "elsewhere"}}, nats=lambda: place.bus(user))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
@@ -165,8 +166,8 @@ async def test_when_nats_stays_away_it_is_said_and_the_repeat_stores_once(place:
     await until(lambda: not store.bus.nc.is_connected)
     request = store.bus.request
 
-    async def soon(subject: str, body: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = 0) -> Msg:
-        return await request(subject, body, headers, 0.3)
+    async def soon(subject: str, body: bytes = b"", headers: Any = None, timeout_s: float = 0, **more: Any) -> Msg:
+        return await request(subject, body, headers, 0.3, **more)
 
     store.bus.request = soon  # type: ignore[method-assign,assignment]
     with pytest.raises(Unavailable, match=r"not stored within 0\.5 s"):
