@@ -426,6 +426,24 @@ class _Writer:
         await self.connection.execute(f"notify {NOTIFY}")
 
 
+class _End:
+    """How far EVT reaches, asked for by all groups together: each for itself, they ask a lab where nothing happens a hundred times
+    a second."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._sequence = 0
+        self._asked = -FOLLOW_S
+
+    async def sequence(self) -> int:
+        """A sequence that the stream has reached, not older than half of `FOLLOW_S` unless somebody is just asking."""
+        now = time.monotonic()
+        if now - self._asked >= FOLLOW_S / 2:
+            self._asked = now  # whoever comes while we wait makes do with what is known
+            self._sequence = await last_sequence(self._bus)
+        return self._sequence
+
+
 class Projector:
     """Runs projections until cancelled. Any number of projectors may run: one writes each projection, the others wait."""
 
@@ -443,6 +461,7 @@ class Projector:
         self._projections = list(projections)
         self._most = batch_events
         self._within_s = batch_s
+        self._end = _End(bus)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -517,8 +536,10 @@ class Projector:
                 wait_s = self._within_s if len(batch) > 10 else 0.0
                 if not batch or time.monotonic() - followed > FOLLOW_S:
                     followed = time.monotonic()
-                    reached = await events.nothing_before()
-                    for writer in writers:
+                    end = await self._end.sequence()
+                    behind = [writer for writer in writers if writer.sequence < end]
+                    reached = await events.nothing_before(end) if behind else 0
+                    for writer in behind:
                         if reached > writer.sequence:
                             await writer.follow(reached)
 

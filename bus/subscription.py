@@ -317,16 +317,15 @@ class Subscription:
         self.position = batch[-1].seq
         return batch
 
-    async def nothing_before(self) -> int:
-        """A sequence up to which this reader has been handed out everything: its position, or further if the events after
-        it are none of its subjects."""
+    async def nothing_before(self, end: int) -> int:
+        """A sequence up to which this reader has been handed out everything: its position, or further, at most to `end`, if the
+        events after it are none of its subjects. The stream reached to `end` before this is asked."""
         if self._buffer or self._sub is None or self._broken:
             return self.position
-        end = await last_sequence(self._bus, self._stream)
         info = await self._bus.api(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
         if "error" in info or info["num_pending"] or self._buffer:
             return self.position
-        # All that the server has sent was received; asked after `end`, so nothing up to there is missing.
+        # All that the server has sent was received; asked when `end` was there, so nothing up to there is missing.
         if info["delivered"]["consumer_seq"] != self._consumer_seq:
             return self.position
         return max(self.position, end)
@@ -367,7 +366,7 @@ async def read_all(
         while events.position < end:
             batch = await events.next_batch(most=2000, idle_s=0.05)
             if not batch:
-                if await events.nothing_before() >= end:
+                if await events.nothing_before(end) >= end:
                     return
                 continue
             inside = [stored for stored in batch if stored.seq <= end]

@@ -85,9 +85,16 @@ class RoleProcess:
         guard = self._guard
         if guard is None:
             return 0
-        # Looking is cheap, and a thread for each role would soon use up the loop's pool.
+        assert guard.stdout is not None
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        # The guard alone holds the other end of this pipe, and says nothing more: what can be read is that it has ended.
+        loop.add_reader(guard.stdout, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(guard.stdout)
         while (code := guard.poll()) is None:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.005)
         for pipe in (guard.stdin, guard.stdout):
             if pipe is not None:
                 with suppress(OSError):
