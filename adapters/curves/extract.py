@@ -20,7 +20,7 @@ from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, not_names, on_the_first, sides_of
 from adapters.curves.trace import trace
-from adapters.curves.words import Reader, read_boxes, remembering, titles_joined, written
+from adapters.curves.words import Reader, equations_joined, read_boxes, remembering, titles_joined, written
 from adapters.curves.words import engine as own_engine
 from adapters.curves.work import Work
 from domain.errors import Refused
@@ -323,7 +323,7 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         lap("adviser")
     frame = calibration.frame
     boxes = titles_joined(text.find(picture.rgb), frame)
-    words = read_boxes(picture.rgb, boxes, read)
+    words = equations_joined(read_boxes(picture.rgb, boxes, read))
     lap("text")
     x, y = calibration.x, calibration.y
     texts = [w.box for w in written(words, frame)]

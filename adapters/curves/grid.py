@@ -147,8 +147,11 @@ def lonely(band: Band, found: Sequence[Band], expected: Floats, length: int) -> 
     tolerance = max(2.5, 0.005 * length)
     places = np.sort(expected[(expected > tolerance) & (expected < length - 1 - tolerance)])
     seen = np.array([b.at for b in found if b.cover > 0.5])
-    at_frame = min(band.at, length - 1 - band.at) < 0.02 * length
-    if at_frame or len(places) < 3 or len(seen) == 0 or float(np.ptp(np.diff(places))) > 2 * tolerance:
+
+    def at_frame(other: Band) -> bool:
+        return min(other.at, length - 1 - other.at) < 0.02 * length
+
+    if at_frame(band) or len(places) < 3 or len(seen) == 0 or float(np.ptp(np.diff(places))) > 2 * tolerance:
         return False
     if float((np.abs(places[:, None] - seen[None]).min(axis=1) < tolerance).mean()) < 0.75:
         return False
@@ -160,7 +163,7 @@ def lonely(band: Band, found: Sequence[Band], expected: Floats, length: int) -> 
 
     cell, before, after = within(band.at)
     for other in found:
-        if float(np.abs(expected - other.at).min()) < tolerance or other.cover < 0.5:
+        if float(np.abs(expected - other.at).min()) < tolerance or other.cover < 0.5 or at_frame(other):
             continue
         there, low, high = within(other.at)
         if (

@@ -8,10 +8,12 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from adapters.curves.kit import pairs
+from adapters.curves.kit import pairs, seen_along, strongest, weakest
 from adapters.curves.patterns import by_pattern
+from adapters.curves.physics import Order, order_of
 from adapters.curves.shapes import Box, Floats, Frame, Ints, Mask, Path, Rgb, Word
-from adapters.curves.words import Reader, crop
+from adapters.curves.titles import title_beside
+from adapters.curves.words import Reader, crop, written
 
 SPOILT = {
     "℃": "°C",
@@ -28,10 +30,17 @@ SPOILT = {
 }
 
 
+RAGS = " |[]_,;-~\"'。="
+"""What is left of frames, samples and strokes beside a name."""
+
+
 def tidy(text: str) -> str:
     for wrong, right in SPOILT.items():
         text = text.replace(wrong, right)
-    text = re.sub(r"°°+", "°", text).strip(" |[]_,;-~\"'。=").lstrip("°")
+    whole = re.sub(r"°°+", "°", text).rstrip(RAGS + ".")
+    text = whole.lstrip(RAGS).lstrip("°")
+    if text[:1].isdigit() and whole.endswith("-" + text):
+        text = "-" + text
     text = re.sub(r"(?<=\d)\s*[oO0](?=C$)", " °", text) if re.search(r"\d[oO]C$", text) else text
     return re.sub(r"\s*=\s*", " = ", text)
 
@@ -59,6 +68,12 @@ class Entry:
 
 
 Legend = list[Entry]
+
+
+FAR = 1e3
+"""What it costs to give a curve the name of a label that is not near it."""
+ALIKE = 48
+"""So far apart two pixels of one line may be, of 255 in each channel."""
 
 
 def pieces_of(columns: Ints, gap: float) -> list[tuple[int, int]]:
@@ -97,6 +112,29 @@ def thin_columns(body: Mask, height: float) -> Mask:
     return np.asarray(body.any(axis=0) & thin, np.bool_)
 
 
+def line_before_space(inked: Mask, height: float, text: int) -> tuple[int, int, int] | None:
+    """The same where the text's box begins in a space of paper, at the column `text`: then the line ends at that space.
+
+    Dashes far apart are part of the line, letters of the text none, however thin their strokes are.
+    """
+    bare = ~seen_along(inked, 0)
+    if not 0 < text < len(bare) or not bare[text]:
+        return None
+    before, behind = np.nonzero(~bare[:text])[0], np.nonzero(~bare[text:])[0]
+    if len(before) == 0 or len(behind) == 0:
+        return None
+    last, begins = int(before[-1]), text + int(behind[0])
+    thin = thin_columns(inked, height)
+    first, end = pieces_of(np.nonzero(~bare[: last + 1])[0], 0.75 * height)[-1]
+    line = np.nonzero(thin[first : end + 1])[0]
+    tall = np.nonzero(~thin[first : end + 1] & ~bare[first : end + 1])[0]
+    if begins - last < 0.25 * height or begins - last > 1.6 * height or len(line) == 0:
+        return None
+    if int(line[-1]) - int(line[0]) + 1 < 1.2 * height or (len(tall) and float(np.ptp(tall)) > 1.1 * height):
+        return None
+    return first + int(line[0]), first + int(line[-1]), begins
+
+
 def line_before_text(inked: Mask, height: float) -> tuple[int, int, int] | None:
     """(first, last) column of a level line, dashed or with a marker, and where the text behind it begins; close ones too."""
     thin = thin_columns(inked, height)
@@ -113,10 +151,18 @@ def line_before_text(inked: Mask, height: float) -> tuple[int, int, int] | None:
     return None
 
 
-def colour_of(pixels: Floats, paper: Floats) -> Floats:
-    """The colour of a stroke by its strongest pixels, N x 3."""
-    strength = np.abs(pixels - paper).max(axis=1)
-    return np.asarray(np.median(pixels[strength >= np.percentile(strength, 60)], axis=0), np.float64)
+def colour_along(part: Floats, inked: Mask, paper: Floats) -> Floats:
+    """The colour of a level line: that which most of its columns have in their strongest pixel. A curve that runs through a sample
+    has fewer of them."""
+    quarter = len(part) // 4
+    rows = slice(quarter, len(part) - quarter) if inked[quarter : len(part) - quarter].any() else slice(None)
+    strength = np.where(inked, np.abs(part - paper).max(axis=2), 0.0)[rows]
+    best, there = strength.argmax(axis=0), strength.max(axis=0) > 0
+    columns, strength = part[rows][best, np.arange(part.shape[1])][there], strength.max(axis=0)[there]
+    alike = np.hypot(*(columns[:, None, :2] - columns[None, :, :2]).transpose(2, 0, 1)) < ALIKE
+    alike &= np.abs(columns[:, None, 2] - columns[None, :, 2]) < ALIKE
+    most = alike[alike.sum(axis=1).argmax()]
+    return np.asarray(np.median(columns[most & (strength >= np.percentile(strength[most], 60))], axis=0), np.float64)
 
 
 def sample_beside(rgb: Rgb, box: Box, *, after: bool = False) -> tuple[Sample, float] | None:
@@ -144,11 +190,16 @@ def sample_beside(rgb: Rgb, box: Box, *, after: bool = False) -> tuple[Sample, f
     borders = np.nonzero(inked.mean(axis=0) > 0.97)[0]
     borders = borders[borders < box.x0 - x0 - 0.9 * height]
     start = int(borders[-1]) + 1 if len(borders) else 0
-    line = line_before_text(inked[:, start:], height)
-    if line is not None and line[1] - line[0] < 5.4 * height and line[2] + start > box.x0 - x0 - 0.4 * height:
-        left, end, text = (start + k for k in line)
-        where = Box(x0 + float(left), box.y0, x0 + float(end), box.y1)
-        return Sample(where, colour_of(part[:, left : end + 1][inked[:, left : end + 1]], paper)), x0 + float(text)
+    lines = (
+        line_before_space(inked[:, start:], height, round(box.x0) - x0 - start),
+        line_before_text(inked[:, start:], height),
+    )
+    for line in lines:
+        if line is not None and line[1] - line[0] < 5.4 * height and line[2] + start > box.x0 - x0 - 0.4 * height:
+            left, end, text = (start + k for k in line)
+            where = Box(x0 + float(left), box.y0, x0 + float(end), box.y1)
+            colour = colour_along(part[:, left : end + 1], inked[:, left : end + 1], paper)
+            return Sample(where, colour), x0 + float(text)
     pieces = pieces_of(np.nonzero(inked[:, start:].any(axis=0))[0] + start, max(2.0, 0.12 * height))
     for last in range(len(pieces) - 1):
         end = pieces[last][1]
@@ -163,10 +214,30 @@ def sample_beside(rgb: Rgb, box: Box, *, after: bool = False) -> tuple[Sample, f
         for k in range(first, last + 1):
             left = pieces[k][0]
             if 0.9 * height <= end - left + 1 <= 5.4 * height and is_sample(inked[:, left : end + 1], height):
-                colour = colour_of(part[:, left : end + 1][inked[:, left : end + 1]], paper)
+                colour = colour_along(part[:, left : end + 1], inked[:, left : end + 1], paper)
                 where = Box(x0 + float(left), box.y0, x0 + float(end), box.y1)
                 return Sample(where, colour), x0 + float(pieces[last + 1][0])
+    # Whatever black grid runs through both.
+    hued = np.asarray(strongest(part) - weakest(part) > 60, np.bool_)
+    if (line := coloured_line(hued, height, box.x0 - x0)) is not None:
+        left, end = line
+        colour = colour_along(part[:, left : end + 1], hued[:, left : end + 1], paper)
+        return Sample(Box(float(x0 + left), box.y0, float(x0 + end), box.y1), colour), box.x0
     return None
+
+
+def coloured_line(hued: Mask, height: float, text: float) -> tuple[int, int] | None:
+    """(first, last) column of a level line before the column `text` where black text begins; `hued` is the coloured ink."""
+    pieces = [q for q in pieces_of(np.nonzero(seen_along(hued, 0))[0], 0.75 * height) if q[1] < text + 0.3 * height]
+    if not pieces:
+        return None
+    left, end = pieces[-1]
+    behind = hued[:, end + 1 :]
+    # What goes on out of sight at the left is a curve, and a text of the curve's own colour is a label at it.
+    if left == 0 or end < text - 1.7 * height or (behind.size and float(seen_along(behind, 0).mean()) > 0.2):
+        return None
+    thin = float(thin_columns(hued[:, left : end + 1], height).mean())
+    return (left, end) if 0.9 * height <= end - left + 1 <= 5.4 * height and thin > 0.35 else None
 
 
 def legend_of(rgb: Rgb, words: Sequence[Word], frame: Frame, read: Reader) -> Legend:
@@ -204,6 +275,9 @@ def entry_of(rgb: Rgb, word: Word, *, after: bool) -> Entry | None:
     sample, edge = found
     b = word.box
     cut = Box(b.x0, b.y0, min(b.x1, edge + 2), b.y1) if after else Box(max(b.x0, edge - 2), b.y0, b.x1, b.y1)
+    # A box that has but a little paper in front is read well as it is, and letters may hang over where the text seems to begin.
+    if b.width - cut.width < 0.4 * b.height and not sample.box.grown(1).overlap(b):
+        cut = b
     return Entry(replace(word, box=cut), sample) if cut.width > 0.4 * b.height else None
 
 
@@ -317,19 +391,21 @@ def named(rgb: Rgb, paths: Sequence[Path], words: Sequence[Word], frame: Frame, 
     paths = [p for p in paths if not in_legend(p, legend)]
     if not paths:
         return []
+    titles = title_beside(words, frame, "x"), title_beside(words, frame, "y")
     if legend:
         cost = np.array([[colour_gap(colour_on(rgb, p), entry.sample.colour) for entry in legend] for p in paths])
         spread = max(colour_gap(a.sample.colour, c.sample.colour) for a in legend for c in legend)
         names = (
             {r: tidy(legend[c].word.text) for r, c in pairs(cost) if cost[r, c] < 30}
             if spread > 14
-            else names_by_pattern(rgb, paths, words, legend) or in_order([tidy(e.word.text) for e in legend], paths)
+            else names_by_pattern(rgb, paths, written(words, frame), legend)
+            or in_order([tidy(e.word.text) for e in legend], paths, titles)
         )
         if names:
             return [replace(p, name=names.get(i)) for i, p in enumerate(paths)]
         # Whose samples tell nothing names nothing; labels at the curves still may.
         words = [w for w in words if not any(w.box.overlap(e.word.box) > 0.5 for e in legend)]
-    return by_place(paths, words, frame)
+    return by_place(paths, words, frame, titles)
 
 
 def names_by_pattern(rgb: Rgb, paths: Sequence[Path], words: Sequence[Word], legend: Legend) -> dict[int, str]:
@@ -339,29 +415,34 @@ def names_by_pattern(rgb: Rgb, paths: Sequence[Path], words: Sequence[Word], leg
     return {r: tidy(legend[c].word.text) for r, c in found.items()}
 
 
-CAPACITANCES = {"crss": 0.0, "cgd": 0.0, "coss": 1.0, "ciss": 2.0}
-"""Their order at the right end of a capacitance chart, from below."""
-GATE = re.compile(r"^\|?v?g[s5]?\|?\s*=\s*([+-]?\d+(?:\.\d+)?)\s*v$", re.IGNORECASE)
-
-
-def rank_of(name: str) -> float | None:
-    """Where physics puts the curve of this name among those of its kind: more gate voltage gives more current."""
-    gate = GATE.match(name.replace(" ", "").replace("V_GS", "VGS"))
-    return float(gate[1]) if gate else CAPACITANCES.get(name.lower())
-
-
-def in_order(names: Sequence[str], paths: Sequence[Path]) -> dict[int, str]:
+def in_order(names: Sequence[str], paths: Sequence[Path], titles: tuple[str, str] = ("", "")) -> dict[int, str]:
     """Names of a legend whose samples all look alike, given by physics where it knows the order; else none.
 
-    Only when there are as many curves as names, and the curves do lie one over the other where it counts: at their right ends.
+    Only when there are as many curves as names. `titles` are those of the axes x and y.
     """
-    ranks = [r for n in names if (r := rank_of(n)) is not None]
-    if len(ranks) != len(names) or len(names) != len(paths) or len(set(ranks)) != len(ranks):
+    order = order_of(names, paths, *titles) if len(names) == len(paths) else None
+    if order is None:
         return {}
-    right = min(float(p.points[:, 0].max()) for p in paths)
-    heights = [-float(p.points[np.abs(p.points[:, 0] - right).argmin(), 1]) for p in paths]
-    order = sorted(range(len(paths)), key=lambda i: heights[i])
-    return dict(zip(order, [n for _, n in sorted(zip(ranks, names, strict=True))], strict=True))
+    ranked = sorted(range(len(paths)), key=lambda i: order.places[i])
+    return dict(zip(ranked, [n for _, n in sorted(zip(order.values, names, strict=True))], strict=True))
+
+
+def in_line(cost: Floats, order: Order) -> list[tuple[int, int]]:
+    """Paths (rows) and names (columns) paired as `pairs` does, but so that values and places rise together; as many as may be."""
+    rows = sorted(range(len(order.places)), key=lambda i: order.places[i])
+    columns = sorted(range(len(order.values)), key=lambda j: order.values[j])
+    # For the first paths and the first names the best there is: pairs that are lacking, what they cost, and which they are.
+    before: list[tuple[int, float, list[tuple[int, int]]]] = [(0, 0.0, []) for _ in range(len(columns) + 1)]
+    for r in rows:
+        now = before[:1]
+        for k, c in enumerate(columns):
+            best = min(before[k + 1], now[k])
+            lacking, total, chosen = before[k]
+            if cost[r, c] < FAR:
+                best = min(best, (lacking - 1, total + float(cost[r, c]), [*chosen, (r, c)]))
+            now.append(best)
+        before = now
+    return before[-1][2]
 
 
 def quantity(text: str) -> str:
@@ -379,13 +460,21 @@ def without_remarks(words: Sequence[Word], count: int) -> list[Word]:
 
 
 def colour_on(rgb: Rgb, path: Path) -> Floats:
+    """The colour of a curve: that of its layer or, where the layer is what has no colour, its grey."""
+    if path.details.get("chromatic"):
+        return np.array(path.colour, np.float64)
     xs = np.clip(np.round(path.points[::4, 0]).astype(int), 0, rgb.shape[1] - 1)
     ys = np.clip(np.round(path.points[::4, 1]).astype(int), 0, rgb.shape[0] - 1)
     return np.asarray(np.median(rgb[ys, xs].astype(np.float64), axis=0), np.float64)
 
 
-def by_place(paths: Sequence[Path], words: Sequence[Word], frame: Frame) -> list[Path]:
-    """Labels at the curves: each name to the curve that runs through or next to it, one name a curve."""
+def by_place(
+    paths: Sequence[Path], words: Sequence[Word], frame: Frame, titles: tuple[str, str] = ("", "")
+) -> list[Path]:
+    """Labels at the curves: each name to the curve that runs through or next to it, one name a curve.
+
+    Where several curves are near a label, physics tells which is meant, if it knows the order of such names.
+    """
     b = frame.box
     near = [
         w
@@ -400,7 +489,7 @@ def by_place(paths: Sequence[Path], words: Sequence[Word], frame: Frame) -> list
     if not near:
         return list(paths)
     reach = 0.06 * float(np.hypot(b.width, b.height))
-    cost = np.full((len(paths), len(near)), 1e3)
+    cost = np.full((len(paths), len(near)), FAR)
     for i, path in enumerate(paths):
         for j, word in enumerate(near):
             q = word.box
@@ -411,5 +500,9 @@ def by_place(paths: Sequence[Path], words: Sequence[Word], frame: Frame) -> list
             middle = float(np.hypot(path.points[:, 0] - q.cx, path.points[:, 1] - q.cy).min()) / max(q.width, 1)
             if gap < reach:
                 cost[i, j] = gap + 4 * middle
-    names = {r: tidy(near[c].text) for r, c in pairs(cost) if cost[r, c] < 1e3}
+    chosen = [(r, c) for r, c in pairs(cost) if cost[r, c] < FAR]
+    order = order_of([tidy(w.text) for w in near], paths, *titles)
+    if order is not None and len(ranked := in_line(cost, order)) == len(chosen):
+        chosen = ranked
+    names = {r: tidy(near[c].text) for r, c in chosen}
     return [replace(p, name=names.get(i)) for i, p in enumerate(paths)]

@@ -33,8 +33,9 @@ def ruled(points: Floats, thick: float, size: float, chromatic: bool, wide: floa
 
 def fine(depths: Floats, thick: float) -> bool:
     """True for strokes of a much finer pen than that of the curves: pointers, rests of the grid. `depths` are distances to the
-    border of the ink at their middle."""
-    return thick > 3 and len(depths) > 0 and 2 * float(np.median(depths)) - 1 < 0.55 * thick
+    border of the ink at their middle, 0 where they cross bare paper or run under a text."""
+    seen = depths[depths > 0]
+    return thick > 3 and len(seen) > 0 and 2 * float(np.median(seen)) - 1 < 0.55 * thick
 
 
 def hugs_frame(points: Floats, layer: Layer) -> bool:

@@ -93,7 +93,7 @@ def of_path(dark: Grey, path: Path, others: Sequence[Path], covers: Sequence[Box
     xs, ys = points.T
     known = np.ones(len(at), np.bool_)
     for other in others:
-        known &= np.isinf(nearest(points, other.points, 2 * path.width + 3))
+        known &= np.isinf(nearest(points, other.points, 0.5 * (path.width + other.width) + 4))
     for q in covers:
         known &= ~((xs > q.x0 - 2) & (xs < q.x1 + 2) & (ys > q.y0 - 2) & (ys < q.y1 + 2))
     return pattern_of(np.asarray(line > 0.5 * float(np.percentile(line, 80)), np.bool_), known, 4)

@@ -4,16 +4,11 @@ import csv
 import io
 
 from adapters.curves.extract import Extraction
-from adapters.curves.shapes import Word
+from adapters.curves.titles import title_beside
 
 
 def heading(letter: str, label: str) -> str:
     return f"{letter} [{label}]" if label else letter
-
-
-def has_letters(word: Word) -> bool:
-    """Letters, and not what a tick's label looks like to the reader, which knows Chinese too."""
-    return any(c.isalpha() and ord(c) < 0x2E80 for c in word.text)
 
 
 def axis_title(extraction: Extraction, letter: str) -> str:
@@ -22,19 +17,7 @@ def axis_title(extraction: Extraction, letter: str) -> str:
         return given
     if extraction.frame is None:
         return ""
-    b = extraction.frame.box
-    if letter == "x":
-        below = [
-            w
-            for w in extraction.words
-            if not w.upright and w.box.y0 > b.y1 and abs(w.box.cx - b.cx) < 0.35 * b.width and has_letters(w)
-        ]
-        return min(below, key=lambda w: w.box.y0).text if below else ""
-    if letter == "y2":
-        right = [w for w in extraction.words if w.upright and w.box.x0 > b.x1 - 2 and has_letters(w)]
-        return max(right, key=lambda w: w.box.height).text if right else ""
-    left = [w for w in extraction.words if w.upright and w.box.x1 < b.x0 + 2 and has_letters(w)]
-    return max(left, key=lambda w: w.box.height).text if left else ""
+    return title_beside(extraction.words, extraction.frame, letter)
 
 
 def csv_text(extraction: Extraction) -> str:

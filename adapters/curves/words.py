@@ -227,6 +227,27 @@ def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader) -> list[Word]:
     ]
 
 
+def equations_joined(words: Sequence[Word]) -> list[Word]:
+    """Words with those put together that the detector parted at an equals sign: `ID` and `= 10 mA` stand in one line."""
+    out: list[Word] = []
+    for word in sorted(words, key=lambda w: w.box.x0):
+        b = word.box
+        for k, left in enumerate(out):
+            a = left.box
+            level = min(a.y1, b.y1) - max(a.y0, b.y0) > 0.6 * min(a.height, b.height)
+            close = -0.8 * b.height < b.x0 - a.x1 < 0.6 * b.height and b.x1 > a.x1
+            ends, begins = left.text.endswith("="), word.text.startswith("=")
+            # Where there is an equation already another label begins.
+            parted = ends != begins and "=" not in (left.text[:-1] if ends else left.text)
+            if level and close and parted and not (left.upright or word.upright):
+                box = Box(a.x0, min(a.y0, b.y0), b.x1, max(a.y1, b.y1))
+                out[k] = Word(f"{left.text} {word.text}", box, min(left.score, word.score))
+                break
+        else:
+            out.append(word)
+    return out
+
+
 def written(words: Sequence[Word], frame: Frame) -> list[Word]:
     """Words that are surely text. The detector also finds markers and crossings, which read as one odd letter, or a bundle of curves."""
     sure = [w for w in words if w.score > 0.55 and any(c.isalnum() and ord(c) < 0x2E80 for c in w.text)]

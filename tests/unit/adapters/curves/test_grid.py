@@ -145,6 +145,12 @@ def test_a_flat_curve_where_an_even_grid_has_no_line_is_none_of_it() -> None:
     assert [b.first for b in grid_bands(even_grid(134), EXPECTED, HIGH)] == list(range(30, 300, 30))
 
 
+def test_the_frame_is_no_other_line_beside_a_flat_curve() -> None:
+    # As far below the last line as the curve is below one of the others.
+    rows = [*even_grid(134), Band(284, 284, 1.0, (284, 284), 1.0)]
+    assert 134 not in [b.first for b in grid_bands(rows, EXPECTED, 285)]
+
+
 def test_finer_lines_that_come_in_each_cell_are_grid() -> None:
     thirds = [y + d for y in range(30, 270, 30) for d in (10, 20)]
     assert len(grid_bands(even_grid(*thirds), EXPECTED, HIGH)) == len(even_grid(*thirds))

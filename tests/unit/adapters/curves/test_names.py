@@ -6,8 +6,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from adapters.curves.names import in_order, legend_of, named, sample_area, without_remarks
+from adapters.curves.names import in_order, legend_of, named, sample_area, tidy, without_remarks
 from adapters.curves.shapes import Box, Frame, Path, Rgb, Word
+from adapters.curves.words import equations_joined
 
 FRAME = Frame(Box(50, 20, 580, 380))
 RED, BLUE, GREEN = (200, 20, 20), (20, 20, 200), (20, 140, 20)
@@ -55,6 +56,12 @@ def test_a_box_that_begins_within_the_sample_is_cut_and_read_again() -> None:
     legend = legend_of(image, words, FRAME, lambda crops: [("Ciss", 0.98)] * len(crops))
     assert legend[0].word.text == "Ciss"
     assert legend[0].word.box.x0 > 450
+
+
+def test_a_box_with_a_little_paper_in_front_is_read_once() -> None:
+    image, words = picture()
+    legend = legend_of(image, words, FRAME, lambda crops: [("0iss", 0.9)] * len(crops))
+    assert [e.word for e in legend] == words
 
 
 def test_words_without_samples_are_no_legend() -> None:
@@ -167,3 +174,114 @@ def test_entries_whose_samples_are_dots_join_one_after_the_other() -> None:
         words.append(Word(f"{k + 1} V", Box(457, y - 14, 498, y + 14), 0.99))
     legend = legend_of(image, words, FRAME, unread)
     assert [e.word.text for e in legend] == ["1 V", "2 V", "3 V", "4 V"]
+
+
+def test_a_curve_through_a_sample_does_not_give_it_its_colour() -> None:
+    image, words = picture(marker=True)
+    cv2.rectangle(image, (402, 54), (423, 66), (0, 0, 0), -1)
+    cv2.line(image, (412, 60), (418, 130), (0, 0, 0), 6)
+    legend = legend_of(image, words, FRAME, unread)
+    for entry, (_, colour) in zip(legend, ENTRIES, strict=True):
+        assert np.abs(entry.sample.colour - np.array(colour)).max() < 30
+
+
+def test_the_thin_strokes_of_a_text_whose_box_begins_in_paper_are_no_part_of_the_sample() -> None:
+    image = np.full((400, 600, 3), 255, np.uint8)
+    words: list[Word] = []
+    for k in range(2):
+        y = 60 + 50 * k
+        for x in range(136, 200, 26) if k else (136,):
+            cv2.line(image, (x, y), (x + (10 if k else 62), y), (0, 0, 0), 4)
+        # TJ = , in strokes: two letters as wide as a marker, and the bars of an equals sign in the middle of the line.
+        cv2.line(image, (222, y - 14), (238, y - 14), (0, 0, 0), 3)
+        cv2.line(image, (230, y - 14), (230, y + 12), (0, 0, 0), 3)
+        cv2.line(image, (246, y - 14), (246, y + 14), (0, 0, 0), 3)
+        cv2.line(image, (258, y), (330, y), (0, 0, 0), 3)
+        cv2.putText(image, "25 C", (340, y + 12), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (0, 0, 0), 3, cv2.LINE_AA)
+        words.append(Word(f"TJ = {25 + k} C", Box(212 - 3 * k, y - 20, 430, y + 20), 0.99))
+    legend = legend_of(image, words, FRAME, unread)
+    assert [e.word.text for e in legend] == ["TJ = 25 C", "TJ = 26 C"]
+    assert all(e.sample.box.x0 < 140 and 195 < e.sample.box.x1 < 205 for e in legend)
+
+
+def test_coloured_samples_are_found_though_a_black_grid_runs_through_the_legend() -> None:
+    image, words = picture()
+    for x in range(380, 560, 36):
+        cv2.line(image, (x, 20), (x, 380), (0, 0, 0), 2)
+    for y in range(34, 160, 17):
+        cv2.line(image, (50, y), (580, y), (0, 0, 0), 2)
+    for k, (_, colour) in enumerate(ENTRIES):
+        cv2.line(image, (400, 60 + 34 * k), (448, 60 + 34 * k), colour, 4)
+    legend = legend_of(image, words, FRAME, unread)
+    assert [e.word.text for e in legend] == ["Ciss", "Coss", "Crss"]
+    for entry, (_, colour) in zip(legend, ENTRIES, strict=True):
+        assert np.abs(entry.sample.colour - np.array(colour)).max() < 30
+
+
+def test_a_dashed_curve_has_the_colour_of_its_ink_and_not_of_its_gaps() -> None:
+    image, words = picture()
+    y = np.full(500, 250.0)
+    paths = [Path(np.c_[np.arange(60.0, 560.0), y], RED, 3.0, details={"chromatic": True})]
+    for x in range(60, 550, 20):
+        cv2.line(image, (x, 250), (x + 4, 250), RED, 3)
+    out = named(image, paths, words, FRAME, legend_of(image, words, FRAME, unread))
+    assert [p.name for p in out] == ["Ciss"]
+
+
+def test_a_box_around_curves_that_is_no_text_hides_no_dashes() -> None:
+    image = np.full((400, 600, 3), 255, np.uint8)
+    words: list[Word] = []
+    for k in range(2):
+        y = 60 + 34 * k
+        cv2.putText(image, f"run {k}", (460, y + 7), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (0, 0, 0), 2, cv2.LINE_AA)
+        words.append(Word(f"run {k}", Box(457, y - 14, 530, y + 14), 0.99))
+        for left, right, row in ((400, 448, y), (60, 560, 250 + 60 * k)):
+            for x in range(left, right, 20 if k else right):
+                cv2.line(image, (x, row), (min(right, x + (10 if k else right)), row), (0, 0, 0), 3)
+    words.append(Word("三", Box(55, 220, 565, 330), 0.3))
+    paths = [Path(np.c_[np.arange(60.0, 560.0), np.full(500, 250.0 + 60 * k)], (0, 0, 0), 3.0) for k in (1, 0)]
+    out = named(image, paths, words, FRAME, legend_of(image, words, FRAME, unread))
+    assert [p.name for p in out] == ["run 1", "run 0"]
+
+
+def test_of_several_curves_near_a_label_physics_tells_which_is_meant() -> None:
+    paths = [level(200), level(212), level(224)]
+    titles = [Word("VDS (V)", Box(280, 390, 340, 399), 0.99), Word("ID (A)", Box(5, 150, 20, 230), 0.99, upright=True)]
+    # The label of the second stands right on the third, and that of the third on the second.
+    words = [Word("VGS = 6 V", Box(100, 176, 170, 196), 0.99), Word("VGS = 5 V", Box(300, 220, 370, 240), 0.99)]
+    words.append(Word("VGS = 4 V", Box(400, 202, 470, 222), 0.99))
+    image = np.full((400, 600, 3), 255, np.uint8)
+    assert [p.name for p in named(image, paths, [*words, *titles], FRAME, [])] == [
+        "VGS = 6 V",
+        "VGS = 5 V",
+        "VGS = 4 V",
+    ]
+    # A label out of reach of the curve that physics would give it stays where it is.
+    far = [Word("VGS = 4 V", Box(100, 30, 170, 50), 0.99), Word("VGS = 6 V", Box(100, 330, 170, 350), 0.99)]
+    apart = [level(60), level(320)]
+    assert [p.name for p in named(image, apart, [*far, *titles], FRAME, [])] == ["VGS = 4 V", "VGS = 6 V"]
+
+
+def test_a_minus_sign_is_kept_and_what_only_looks_like_one_is_not() -> None:
+    assert [tidy(t) for t in ("-40 °C", "--40 °C", "|-55°C", "- VGS = 2 V", "-VGS=5V.")] == [
+        "-40 °C",
+        "-40 °C",
+        "-55°C",
+        "VGS = 2 V",
+        "VGS = 5V",
+    ]
+
+
+def test_what_the_detector_parted_at_an_equals_sign_is_one_word() -> None:
+    def word(text: str, x0: float, x1: float, y: float = 100) -> Word:
+        return Word(text, Box(x0, y, x1, y + 20), 0.9)
+
+    assert [w.text for w in equations_joined([word("= 10 mA", 125, 190), word("ID", 100, 120)])] == ["ID = 10 mA"]
+    assert [w.text for w in equations_joined([word("ID =", 100, 140), word("10 mA", 138, 190)])] == ["ID = 10 mA"]
+    # Two labels side by side, one above the other, or far apart are none.
+    for first, second in (
+        (word("VGS = 9 V", 100, 160), word("= 7 V", 165, 200)),
+        (word("VGS", 100, 160), word("= 7 V", 105, 165, 130)),
+        (word("VGS", 100, 160), word("= 7 V", 260, 300)),
+    ):
+        assert len(equations_joined([first, second])) == 2

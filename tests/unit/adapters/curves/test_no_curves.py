@@ -36,6 +36,7 @@ def test_a_straight_end_behind_a_label_belongs_to_its_curve() -> None:
 def test_strokes_of_a_much_finer_pen_are_told_by_their_depth() -> None:
     assert fine(np.full(40, 1.0), 5.0)
     assert not fine(np.full(40, 2.8), 5.0)
+    assert not fine(np.r_[np.full(40, 2.8), np.zeros(60)], 5.0), "what lies under a text tells nothing of the pen"
     assert not fine(np.full(40, 1.0), 2.0), "where curves are fine themselves nothing is told"
 
 

@@ -76,3 +76,16 @@ def test_each_curve_gets_the_sample_that_looks_like_it(looks: list[tuple[tuple[f
 def test_samples_that_look_alike_give_no_names() -> None:
     image, boxes = plot([(SOLID, ""), (SOLID, ""), (DASHED, "")], [0, 1, 2])
     assert by_pattern(image, boxes, paths(), []) == {}
+
+
+def test_dashes_close_beside_another_curve_are_seen() -> None:
+    image = paper()
+    # A curve's width of paper between them, all along.
+    ways = [line(40, 120, 560, 60), line(40, 128, 560, 68)]
+    for points, dash in zip(ways, (DASHED, SOLID), strict=True):
+        stroke(image, points, *dash)
+    boxes: list[Box] = []
+    for row, dash in enumerate((SOLID, DASHED)):
+        stroke(image, line(460, 310 + 26 * row, 518, 310 + 26 * row), *dash)
+        boxes.append(Box(460, 300 + 26 * row, 518, 320 + 26 * row))
+    assert by_pattern(image, boxes, [Path(points, width=3) for points in ways], []) == {0: 1, 1: 0}
