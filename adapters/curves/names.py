@@ -248,6 +248,8 @@ def legend_of(rgb: Rgb, words: Sequence[Word], frame: Frame, read: Reader) -> Le
         for w in words
         if not w.upright
         and len(tidy(w.text)) >= 2
+        # A number right of the plot is a tick's, and the grid line that leads to it no sample.
+        and (w.box.cx < b.x1 or may_name(tidy(w.text)))
         and b.x0 < w.box.cx
         and b.y0 - 0.2 * b.height < w.box.cy < b.y1 + 0.02 * b.height
     ]

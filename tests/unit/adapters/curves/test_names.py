@@ -285,3 +285,16 @@ def test_what_the_detector_parted_at_an_equals_sign_is_one_word() -> None:
         (word("VGS", 100, 160), word("= 7 V", 260, 300)),
     ):
         assert len(equations_joined([first, second])) == 2
+
+
+def test_numbers_right_of_the_plot_are_no_legend_though_grid_lines_lead_to_them() -> None:
+    image = np.full((400, 700, 3), 255, np.uint8)
+    words: list[Word] = []
+    for x in range(60, 581, 130):
+        cv2.line(image, (x, 20), (x, 380), (0, 0, 0), 2)
+    for k in range(1, 4):
+        y = 20 + 90 * k
+        cv2.line(image, (50, y), (580, y), (0, 0, 0), 2)
+        cv2.putText(image, f"-{10 * k}", (592, y + 10), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (0, 0, 0), 2, cv2.LINE_AA)
+        words.append(Word(f"-{10 * k}", Box(588, y - 18, 660, y + 18), 0.99))
+    assert legend_of(image, words, FRAME, unread) == []
