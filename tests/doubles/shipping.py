@@ -121,5 +121,6 @@ def _write(path: Path, state: Any) -> None:
     os.replace(part, path)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The program: its one argument is the folder."""
     asyncio.run(ship(Path(sys.argv[1])))

@@ -16,7 +16,3 @@ def main() -> None:
         await wiring.run_extract(settings, stopped, **ports)
 
     wiring.run_role(role)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,12 +13,10 @@ that was acknowledged and each event that it heard, so that afterwards they can 
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -43,8 +41,7 @@ from labledger.embedded.cluster import Cluster
 from labledger.embedded.servers import Servers
 from labledger.settings import Settings
 from projections import projections
-
-ROOT = Path(__file__).parents[2]
+from tests.faults.nursery import ROOT, Forked, nursery
 
 #: Nothing takes so long on a machine that works: whoever waits longer has found a fault.
 PATIENCE_S = float(os.environ.get("LABLEDGER_FAULTS_PATIENCE_S", "90"))
@@ -58,11 +55,6 @@ def seed() -> int:
     return int(given) if given else random.SystemRandom().randrange(1_000_000)
 
 
-def _die_with_parent() -> None:
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
 @dataclass
 class Process:
     """One role. `wanted`: the harness starts it again when it ends."""
@@ -71,8 +63,9 @@ class Process:
     words: tuple[str, ...]
     env: Mapping[str, str]
     log: Path
+    program: str = "labledger.cli:main"
     wanted: bool = True
-    running: asyncio.subprocess.Process | None = None
+    running: Forked | None = None
     #: How each of its runs ended: negative numbers are signals.
     exits: list[int] = field(default_factory=list[int])
     starts: int = 0
@@ -215,17 +208,12 @@ class Lab:
         if self.cluster is not None:
             await asyncio.to_thread(self.cluster.stop)
 
-    def _command_line(self, words: tuple[str, ...]) -> list[str]:
-        if (ROOT / "labledger" / "__main__.py").exists():
-            return [sys.executable, "-m", "labledger", "run", *words]
-        return [sys.executable, str(Path(__file__).with_name("role.py")), *words]
-
     async def start(self, *names: str) -> None:
         """Start roles, and wait until they are at work. `station` is the station bench; `station-2` another run of it."""
         for name in names:
             if name not in self.processes:
                 role = name.split("-")[0]
-                words = ("station", "bench") if role == "station" else (role,)
+                words = ("run", "station", "bench") if role == "station" else ("run", role)
                 env = {
                     "LABLEDGER_DATA_DIR": str(self.folder),
                     "LABLEDGER_STATIONS": json.dumps(self._values()["stations"]),
@@ -248,18 +236,9 @@ class Lab:
         base = {key: value for key, value in os.environ.items() if not key.startswith("LABLEDGER_")}
         env = base | dict(process.env) | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         while process.wanted:
-            with process.log.open("ab") as log:
-                process.running = await asyncio.create_subprocess_exec(
-                    *self._command_line(process.words),
-                    env=env,
-                    cwd=self.folder,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    preexec_fn=_die_with_parent,
-                )
+            process.running = nursery().start(process.program, process.words, env=env, cwd=self.folder, log=process.log)
             process.starts += 1
-            process.exits.append(await process.running.wait())
+            process.exits.append(await process.running.ended())
             await asyncio.sleep(0.1)
 
     async def station_up(self) -> None:

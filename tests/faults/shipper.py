@@ -3,14 +3,13 @@
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.faults.nursery import ROOT, Forked, nursery
+
 PATIENCE_S = 120.0
 
 
@@ -23,16 +22,15 @@ class Shipper:
         folder.mkdir(parents=True, exist_ok=True)
         told = {"adapter": adapter, "options": options, "environ": environ} | more
         (folder / "target.json").write_text(json.dumps(told))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     def order(self, number: int, path: Path | None, key: str = "", options: Mapping[str, Any] | None = None) -> None:
         told = {"path": str(path) if path is not None else None, "key": key, "options": options or {}}
         (self.folder / f"{number:03}.json").write_text(json.dumps(told))
 
     def start(self) -> None:
-        words = [sys.executable, "-m", "tests.doubles.shipping", str(self.folder)]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
+        words, log = [str(self.folder)], self.folder / "log"
+        self._process = nursery().start("tests.doubles.shipping:main", words, env=os.environ, cwd=ROOT, log=log)
 
     def kill(self) -> None:
         """SIGKILL, and its end awaited."""

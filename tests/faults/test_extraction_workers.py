@@ -4,10 +4,8 @@ import asyncio
 import importlib.util
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, LiteralString
 from uuid import uuid4
 
@@ -44,14 +42,11 @@ class Workers:
             "LABLEDGER_DATA_DIR": str(lab.folder),
             "LABLEDGER_EXTRACT_PROCESSES": str(processes),
         }
-        words = [sys.executable, str(Path(__file__).with_name("extract_role.py"))]
-        self._words = [sys.executable, "-m", "labledger", "run", "extract"] if real else words
-        original = lab._command_line
-        lab._command_line = lambda words: self._words if words == ("extract",) else original(words)  # type: ignore[method-assign]
+        self._program = "labledger.cli:main" if real else "tests.faults.extract_role:main"
 
     async def start(self, *names: str) -> None:
         for name in names:
-            process = Process(name, ("extract",), self._env, self.lab.folder / f"{name}.log")
+            process = Process(name, ("run", "extract"), self._env, self.lab.folder / f"{name}.log", self._program)
             self.lab.processes[name] = process
             process.keeper = asyncio.create_task(self.lab._keep(process))
         for name in names:
