@@ -213,7 +213,7 @@ class Lab:
         for name in names:
             if name not in self.processes:
                 role = name.split("-")[0]
-                words = ("run", "station", "bench") if role == "station" else ("run", role)
+                words = ("station", "bench") if role == "station" else (role,)
                 env = {
                     "LABLEDGER_DATA_DIR": str(self.folder),
                     "LABLEDGER_STATIONS": json.dumps(self._values()["stations"]),
@@ -236,7 +236,9 @@ class Lab:
         base = {key: value for key, value in os.environ.items() if not key.startswith("LABLEDGER_")}
         env = base | dict(process.env) | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         while process.wanted:
-            process.running = nursery().start(process.program, process.words, env=env, cwd=self.folder, log=process.log)
+            process.running = nursery().start(
+                process.program, ["run", *process.words], env=env, cwd=self.folder, log=process.log
+            )
             process.starts += 1
             process.exits.append(await process.running.ended())
             await asyncio.sleep(0.1)

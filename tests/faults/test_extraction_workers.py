@@ -46,7 +46,7 @@ class Workers:
 
     async def start(self, *names: str) -> None:
         for name in names:
-            process = Process(name, ("run", "extract"), self._env, self.lab.folder / f"{name}.log", self._program)
+            process = Process(name, ("extract",), self._env, self.lab.folder / f"{name}.log", self._program)
             self.lab.processes[name] = process
             process.keeper = asyncio.create_task(self.lab._keep(process))
         for name in names:

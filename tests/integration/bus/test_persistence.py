@@ -475,7 +475,7 @@ def test_while_nats_is_away_calls_fail_in_time_and_then_go_on(lab: Lab) -> None:
         recorder.select_events(id_)
     with pytest.raises(OperationalError):
         recorder.insert_events([stored(id_, 2)])
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 15  # their second each, and not the patience of the other
     with ThreadPoolExecutor(2) as pool:
         reading = pool.submit(patient.select_events, id_)
         writing = pool.submit(patient.insert_events, [stored(uuid4(), 1)])
@@ -493,11 +493,11 @@ def test_without_a_server_the_first_call_says_so(lab: Lab) -> None:
 
 
 def test_a_wrong_password_is_no_matter_of_patience(lab: Lab) -> None:
-    recorder = lab.recorder(NATS_PASSWORD="guessed-wrong")
+    recorder = lab.recorder(NATS_PASSWORD="guessed-wrong", NATS_TIMEOUT_S="300")
     began = time.monotonic()
     with pytest.raises(InterfaceError, match="refused the credentials") as told:
         recorder.max_notification_id()
-    assert time.monotonic() - began < 0.9  # without a server it would have tried for a second at least
+    assert time.monotonic() - began < 60  # without a server it would have tried for five minutes
     assert "guessed-wrong" not in str(told.value)
 
 

@@ -271,7 +271,7 @@ async def test_an_idle_reader_says_so_and_knows_that_it_has_caught_up(place: Pla
         assert await events.nothing_before(3) == 3 and events.position == 3
         began = asyncio.get_running_loop().time()
         assert await events.next_batch(idle_s=0.2) == []
-        assert 0.15 < asyncio.get_running_loop().time() - began < 1.5
+        assert 0.15 < asyncio.get_running_loop().time() - began
 
 
 async def test_a_reader_of_a_closed_connection_ends(place: Place) -> None:

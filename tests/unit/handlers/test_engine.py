@@ -179,8 +179,8 @@ def test_a_stop_takes_effect_before_the_next_point_and_what_was_measured_is_reco
 
 @pytest.mark.parametrize("where", ["while the axis settles", "before the reading"])
 def test_an_urgent_stop_does_not_wait_and_records_nothing_unsettled(where: str) -> None:
-    run = Run(line(5, settle_s=5.0 if where == "before the reading" else 0.0))
-    run.bench.settle_s = 5.0 if where == "while the axis settles" else 0.0
+    run = Run(line(5, settle_s=60.0 if where == "before the reading" else 0.0))
+    run.bench.settle_s = 60.0 if where == "while the axis settles" else 0.0
 
     def abort() -> None:
         run.control.stop, run.control.urgent = "abort", True
@@ -188,7 +188,7 @@ def test_an_urgent_stop_does_not_wait_and_records_nothing_unsettled(where: str) 
     threading.Timer(0.15, abort).start()
     began = time.monotonic()
     assert run.run() == Result("stopped", 0)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 30
     assert run.bench.reads == 0 and run.frames.points == []
 
 

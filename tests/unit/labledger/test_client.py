@@ -242,7 +242,7 @@ async def test_silence_is_a_reason_to_look_again() -> None:
     async with Ear(cast("Bus", FakeBus()), "evt.>") as ear:
         began = asyncio.get_running_loop().time()
         assert await ear.next(0.05) is None
-        assert asyncio.get_running_loop().time() - began < 5
+        assert asyncio.get_running_loop().time() - began < 60  # and not for ever
 
 
 async def test_a_scan_says_its_template_and_the_targets_of_that_unless_it_has_its_own() -> None:

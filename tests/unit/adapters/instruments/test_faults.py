@@ -96,7 +96,7 @@ def test_latency_is_waited_for() -> None:
     it = faulty(latency_s=0.03)
     start = monotonic()
     it.read(("a",))
-    assert 0.03 <= monotonic() - start < 1.0
+    assert monotonic() - start >= 0.03
 
 
 def test_a_hang_ends_by_itself_after_its_time_and_the_call_is_done() -> None:
@@ -104,7 +104,7 @@ def test_a_hang_ends_by_itself_after_its_time_and_the_call_is_done() -> None:
     it.control.next("hang", for_s=0.06)
     start = monotonic()
     it.write("position", 1.0)
-    assert 0.06 <= monotonic() - start < 1.0
+    assert monotonic() - start >= 0.06
     assert it.control.reached["write"] == 1
 
 
