@@ -313,6 +313,19 @@ def framed(mask: Mask, rim: int) -> bool:
     return sum(float(side.mean()) > 0.9 for side in sides) >= 2
 
 
+def side_rests(mask: Mask, rim: int, thick: float) -> Mask:
+    """What the left and right side of the frame have left beside the cleared rim: upright ink that is thinner than a stroke."""
+    out = np.zeros_like(mask)
+    most = max(1, round(0.5 * thick))
+    for ink, mark in ((mask, out), (mask[:, ::-1], out[:, ::-1])) if rim else ():
+        beside = ink[:, rim : rim + most + 1]
+        mark[:, rim : rim + most] = beside[:, :-1] & ~beside.all(axis=1)[:, None]
+    # A slanted stroke is as thin where it comes out of the rim, but only for a few rows. The grid has left gaps in the side.
+    together = cv2.morphologyEx(out.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((2 * round(thick) + 3, 1), np.uint8))
+    long = cv2.morphologyEx(together, cv2.MORPH_OPEN, np.ones((2 * max(10, round(4 * thick)) + 1, 1), np.uint8))
+    return out & (long > 0)
+
+
 def without_boxes(mask: Mask, text: Mask, thick: float) -> Mask:
     """Borders of boxes around text (legends, notes) taken out: paper that is closed in by four straight sides."""
     count, _, stats, _ = connected(~mask)
@@ -460,6 +473,6 @@ def layers_of(
         thick = stroke_width(bare, grid & ~bare)
         if chromatic:
             bare = without_mixed(bare, painted & ~mask, thick)
-        bare = without_specks(bare, max(2, round(0.6 * thick)))
+        bare = without_specks(bare & ~side_rests(bare, cleared, thick), max(2, round(0.6 * thick)))
         layers.append(Layer(bare, hidden, allink, text, colour, chromatic, origin, thick, cleared))
     return layers

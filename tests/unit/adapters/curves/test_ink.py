@@ -3,7 +3,16 @@
 import cv2
 import numpy as np
 
-from adapters.curves.ink import bleeding, contrast, layers_of, stroke_width, without_boxes, without_mixed, without_text
+from adapters.curves.ink import (
+    bleeding,
+    contrast,
+    layers_of,
+    side_rests,
+    stroke_width,
+    without_boxes,
+    without_mixed,
+    without_text,
+)
 from adapters.curves.shapes import Box, Frame, Rgb
 
 RED, BLUE = (200, 20, 20), (31, 119, 180)
@@ -114,3 +123,18 @@ def test_a_letter_alone_is_no_stroke_that_comes_in() -> None:
     text = np.zeros(mask.shape, bool)
     text[74:108, 164:245] = True
     assert not (without_text(mask.astype(bool), text, 4.0) & text).any()
+
+
+def test_what_a_thick_side_of_the_frame_leaves_beside_the_rim_goes_and_a_steep_curve_stays() -> None:
+    mask = np.zeros((200, 300), np.bool_)
+    mask[:, 4:5] = True
+    mask[60:140, 4:9] = True
+    mask[:, -5:-4] = True
+    rest = side_rests(mask, 4, 4.0)
+    assert rest[:60, 4].all() and rest[140:, 4].all() and rest[:, -5].all()
+    assert not rest[60:140].any(axis=0)[:-5].any()
+    slanted = np.zeros((200, 300), np.uint8)
+    cv2.line(slanted, (0, 60), (200, 140), 1, 4)
+    slanted[:, :4] = 0
+    assert not side_rests(slanted > 0, 4, 4.0).any()
+    assert not side_rests(mask, 0, 4.0).any(), "where nothing was cleared there is no rest"
