@@ -22,6 +22,8 @@ BENDS = np.array([0.0, 0.002, -0.002, 0.006, -0.006, 0.016, -0.016, 0.045, -0.04
 BEND_COSTS = np.minimum(8000.0 * BENDS**2, 4.0 + 20.0 * np.abs(BENDS)) * (BENDS != 0)
 KINKS = np.array([0.5, -0.5, 1.0, -1.0, 1.5, -1.5])
 """Sharp corners, tried where there is no ink ahead, in radians."""
+STRIP_BEND = 16.0
+"""What a radian a pixel of curvature costs more at each step where several strokes are one."""
 MOST = 24
 MOST_BLIND = 70
 """Guesses kept at each step of those on ink, of those off it, and of those where nothing at all has been seen for long."""
@@ -71,6 +73,7 @@ def walk(
     ridge: Floats,
     hidden: Mask,
     worth: Floats,
+    strip: Mask,
     rim: float,
     start: tuple[float, float, float, float],
     pen: tuple[float, float, float, int],
@@ -145,6 +148,9 @@ def walk(
                 if course == 0.0 and abs(c) > 0.5:
                     course = 1.0 if c > 0 else -1.0
                 ix, iy = whole(nx, w - 1), whole(ny, h - 1)
+                # In broad ink a pen could turn about for ever.
+                if strip[iy, ix]:
+                    cost += STRIP_BEND * abs(k)
                 seen = 0.5 * (ridge[iy, ix] + ridge[whole(ny - 0.5 * dy, h - 1), whole(nx - 0.5 * dx, w - 1)])
                 ink = seen > 0.2
                 # Only ink can tell of a turn; a corner must show two steps of it.
@@ -251,4 +257,13 @@ def walk(
 def ready() -> None:
     """Have the machine code, made or loaded, before the first picture: as the models of the text are."""
     blank = np.zeros((8, 8))
-    walk(blank, np.zeros((8, 8), np.bool_), blank, 0.0, (4.0, 4.0, 0.0, 0.0), (1.0, 8.0, 3.0, 4), 1)
+    walk(
+        blank,
+        np.zeros((8, 8), np.bool_),
+        blank,
+        np.zeros((8, 8), np.bool_),
+        0.0,
+        (4.0, 4.0, 0.0, 0.0),
+        (1.0, 8.0, 3.0, 4),
+        1,
+    )

@@ -9,7 +9,7 @@ from adapters.curves.follow import Field, Trail
 from adapters.curves.grid import run_through
 from adapters.curves.ink import Layer
 from adapters.curves.shapes import Floats, Path
-from adapters.curves.ways import arc, at_border
+from adapters.curves.ways import arc, at_border, last_part, straight
 
 
 def along_frame(points: Floats, layer: Layer) -> Floats:
@@ -40,9 +40,11 @@ def rides(layer: Layer, start: float, stop: float) -> bool:
     runs = run_through(layer.weak[max(0, h - 40) :], min(h, 40) - 1)
     bare = run_through(np.ascontiguousarray(layer.weak[:40][::-1]), min(h, 40) - 1)
     lo, hi = sorted((round(start), round(stop)))
-    part = runs[lo : hi + 1]
+    # Where another curve is seen just above the side, its thickness tells nothing.
+    seen = layer.mask[max(0, round(h - layer.rim - layer.thick - 4)) :, lo : hi + 1].any(axis=0)
+    part = runs[lo : hi + 1][~seen]
     usual = min(float(np.percentile(runs, 20)), float(np.median(bare)))
-    return len(part) > 0 and float(np.median(part)) >= usual + 1
+    return len(part) > 0.3 * (hi - lo) and float(np.median(part)) >= usual + 1
 
 
 def to_border(points: Floats, layer: Layer) -> Floats:
@@ -64,8 +66,32 @@ def to_border(points: Floats, layer: Layer) -> Floats:
         ]
         if steps and min(steps) * float(np.hypot(*d)) < 4 * near:
             points = np.concatenate([points, (end + min(steps) * d)[None]])
+        else:
+            points = under_text(points, layer)
         points = points[::-1]
     return points
+
+
+def under_text(points: Floats, layer: Layer) -> Floats:
+    """A straight end that disappears under a text goes on to the frame if all of its way there lies under the text."""
+    h, w = layer.mask.shape
+    body = last_part(points, 0.05 * math.hypot(w, h))
+    end, d = points[-1], body[-1] - body[0]
+    length = float(np.hypot(*d))
+    if length < 12 or straight(body) > 1.5:
+        return points
+    d = d / length
+    ways = [
+        (side - e) / v for e, v, far in zip(end, d, (w - 1, h - 1), strict=True) for side in (0, far) if abs(v) > 0.02
+    ]
+    way = min((t for t in ways if t > 0), default=math.inf)
+    if way > 0.12 * math.hypot(w, h):
+        return points
+    along = np.rint(end + np.arange(1, way)[:, None] * d).astype(np.int64)
+    seen = ~layer.text[np.clip(along[:, 1], 0, h - 1), np.clip(along[:, 0], 0, w - 1)]
+    if float(seen.sum()) > layer.rim + 4 + layer.thick:
+        return points
+    return np.concatenate([points, (end + way * d)[None]])
 
 
 def along_lines(paths: list[Path], layer: Layer) -> list[Path]:
@@ -114,7 +140,7 @@ def without_borrowed_tails(field: Field, trail: Trail) -> Trail:
     for _ in range(2):
         points = trail.points[::-1]
         at = np.rint(points).astype(np.int64)
-        own = (field.worth[at[:, 1], at[:, 0]] >= 1) & trail.inked[::-1]
+        own = field.fresh[at[:, 1], at[:, 0]] & trail.inked[::-1]
         # Beside the other curve's middle some points seem to be our own; the trail's own part is where most are.
         steady = np.convolve(own, np.ones(9), "valid") >= 7 if len(own) >= 9 else np.zeros(0, np.bool_)
         first = int(np.argmax(steady)) if steady.any() else 0

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from adapters.curves.ink import Layer
+from adapters.curves.join import united
 from adapters.curves.kit import nearest_of, pairs
 from adapters.curves.shapes import Floats, Path
-from adapters.curves.ways import arc, last_part
+from adapters.curves.ways import arc, at_border, last_part, unevenness
 
 
 def swapped(paths: list[Path]) -> list[Path]:
@@ -62,8 +64,8 @@ def uncrossed(
         if min(arc(q) for q in (a_in, a_out, b_in, b_out)) < 0.35 * look:
             continue
         done.add(key)
-        kept = unevenness(a_in, a_out, common) + unevenness(b_in, b_out, common)
-        crossed = unevenness(a_in, b_out, common) + unevenness(b_in, a_out, common)
+        kept = unevenness(a_in, a_out) + unevenness(b_in, b_out)
+        crossed = unevenness(a_in, b_out) + unevenness(b_in, a_out)
         if crossed < 0.75 * kept - 0.08:
             # Exchanged where they are nearest, so that no corner is left.
             a = a0 + int(np.argmin(distance[a0 : a1 + 1]))
@@ -72,22 +74,75 @@ def uncrossed(
     return None
 
 
+def led_through(paths: list[Path], layer: Layer) -> list[Path]:
+    """Two curves of three pieces: where the way of one turned into the other's at a crossing, the rest of both was followed from
+    there on and ends there."""
+    out = list(paths)
+    h, w = layer.mask.shape
+    origin = np.array(layer.origin, np.float64)
+    look = max(45.0, 7 * layer.thick)
+    reach = 2.5 * layer.thick + 4
+    k = 0
+    while k < len(out):
+        whole = out[k]
+        ends = [
+            (i, points)
+            for i, path in enumerate(out)
+            if i != k and path.colour == whole.colour and arc(path.points) > look
+            for points in (path.points, path.points[::-1])
+            if not at_border(points[-1] - origin, w, h)
+            and float(np.hypot(*(whole.points - points[-1]).T).min()) < reach
+        ]
+        best: tuple[float, int, int, Floats, Floats] | None = None
+        for i, before in ends:
+            for j, after in ends:
+                if j <= i or float(np.hypot(*(before[-1] - after[-1]))) > 2 * reach:
+                    continue
+                for way in (whole.points, whole.points[::-1]):
+                    found = through(way, before, after[::-1], look)
+                    if found is not None and (best is None or found[0] < best[0]):
+                        best = (found[0], i, j, found[1], found[2])
+        if best is None:
+            k += 1
+            continue
+        _, i, j, first, second = best
+        pieces = out[i], out[j]
+        out[k] = replace(whole, points=first)
+        out[i] = united(pieces[0], pieces[1], second)
+        del out[j]
+        k = 0
+    return out
+
+
+def through(way: Floats, before: Floats, after: Floats, look: float) -> tuple[float, Floats, Floats] | None:
+    """How unevenly, and which, two curves go on where `before` ends and `after` begins beside a third way, else None."""
+    a, b = (int(np.hypot(*(way - p).T).argmin()) for p in (before[-1], after[0]))
+    a, b = min(a, b), max(a, b)
+    common = max(arc(way[a : b + 1]), float(np.hypot(*(after[0] - before[-1]))))
+    window = look + 0.7 * common
+    way_in, way_out = last_part(way[: a + 1], window), last_part(way[b:][::-1], window)[::-1]
+    past, rest = last_part(before, window), last_part(after[::-1], window)[::-1]
+    if min(arc(q) for q in (way_in, way_out, past, rest)) < 0.7 * look:
+        return None
+    kept = unevenness(way_in, way_out) + unevenness(past, rest)
+    crossed = unevenness(way_in, rest) + unevenness(past, way_out)
+    if min(kept, crossed) > MOST_UNEVEN:
+        return None
+    if kept < crossed:
+        return kept, way, np.concatenate([before, after])
+    return crossed, np.concatenate([way[:a], after]), np.concatenate([before, way[b + 1 :]])
+
+
 def crosses_backwards(one: Floats, other: Floats, a: int, b: int) -> bool:
     u = one[min(len(one) - 1, a + 8)] - one[max(0, a - 8)]
     v = other[min(len(other) - 1, b + 8)] - other[max(0, b - 8)]
     return bool(u @ v < 0)
 
 
-def unevenness(before: Floats, after: Floats, common: float) -> float:
-    """How badly one smooth curve fits what was before and what is after a shared stretch: the residual in pixels."""
-    a, b = before[:: max(1, len(before) // 20)], after[:: max(1, len(after) // 20)]
-    points = np.concatenate([a, b])
-    s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-    t = 2 * s / max(float(s[-1]), 1e-9) - 1
-    basis = np.vander(t, 4)
-    solution, *_ = np.linalg.lstsq(basis, points, rcond=None)
-    return float(np.sqrt(((points - basis @ solution) ** 2).sum(axis=1).mean()))
-
+MOST_UNEVEN = 1.2
+"""Pixels by which two pieces of curves together may differ from a smooth way, for both of them to be believed."""
+BENDING = 0.0006
+"""What the bending of ways beside each other counts against pixels of residual, both squared."""
 
 Spans = dict[int, tuple[int, int]]
 """Where some ways share a stretch: of each of them, by its number, the first and last index of that stretch."""
@@ -187,8 +242,15 @@ def rearranged(ways: Sequence[Floats], spans: Spans, thick: float) -> dict[int, 
         return {}
     at = np.r_[past, next_]
     basis = np.vander(2 * (at - at.min()) / max(float(np.ptp(at)), 1e-9) - 1, 4)
-    rest = np.eye(len(at)) - basis @ np.linalg.pinv(basis)
-    cost = np.array([[float(((rest @ np.r_[p, q]) ** 2).mean()) for q in next_aside] for p in past_aside])
+    fit = np.linalg.pinv(basis)
+    rest = np.eye(len(at)) - basis @ fit
+
+    def cost_of(values: Floats) -> float:
+        """Residual, and what bending the cubic took: lines that cross are straight beside each other, where they touch they bend."""
+        cubic, square, *_ = fit @ values
+        return float(((rest @ values) ** 2).mean()) + BENDING * float(8 * square**2 + 24 * cubic**2)
+
+    cost = np.array([[cost_of(np.r_[p, q]) for q in next_aside] for p in past_aside])
     best = pairs(cost)
     kept = math.sqrt(float(np.trace(cost)) / len(members))
     crossed = math.sqrt(sum(float(cost[r, c]) for r, c in best) / len(members))

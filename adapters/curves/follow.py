@@ -13,9 +13,13 @@ import cv2
 import numpy as np
 
 from adapters.curves.beam import walk
+from adapters.curves.kit import connected
 from adapters.curves.shapes import Floats, Mask
 
 UNBOUND = 10**12
+STRIP_WORTH = 0.2
+STRIP_LENGTH = 0.08
+"""Of the plot's diagonal."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class Field:
     """Where a curve may run unseen."""
     worth: Floats
     """What ink is worth: less where another curve has explained it already."""
+    fresh: Mask
+    """False where another curve has explained the ink."""
+    strip: Mask
+    """Ink that is several strokes side by side. What is left of it says nothing about where the next curve runs."""
     thick: float
     rim: int
     """Pixels at the border that were cleared of the frame."""
@@ -35,7 +43,32 @@ class Field:
 
 def field_of(mask: Mask, hidden: Mask, thick: float, rim: int) -> Field:
     distance = np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3), np.float64)
-    return Field(np.clip(distance / max(1.0, 0.45 * thick), 0, 1), hidden, np.ones(mask.shape), thick, rim)
+    strip = strips(mask, distance, 0.9 * thick + 1)
+    worth = np.where(strip, STRIP_WORTH, 1.0)
+    return Field(
+        np.clip(distance / max(1.0, 0.45 * thick), 0, 1),
+        hidden,
+        worth,
+        np.ones(mask.shape, np.bool_),
+        strip,
+        thick,
+        rim,
+    )
+
+
+def strips(mask: Mask, distance: Floats, broad: float) -> Mask:
+    """Ink that is broader than one stroke for long. `distance` is that to the border of the ink."""
+    out = np.zeros_like(mask)
+    if (distance > broad).any():
+        thin = np.asarray(cv2.distanceTransform((distance <= broad).astype(np.uint8), cv2.DIST_L2, 3))
+        count, labels, stats, _ = connected(mask & (thin < broad))
+        long = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) > STRIP_LENGTH * math.hypot(
+            *mask.shape
+        )
+        long[0] = False
+        if count > 1:
+            out = long[labels]
+    return out
 
 
 @dataclass(frozen=True)
@@ -67,6 +100,7 @@ def follow(field: Field, x: float, y: float, heading: float, bend: float, pen: P
         field.ridge,
         field.hidden,
         field.worth,
+        field.strip,
         float(field.rim),
         (float(x), float(y), float(heading), float(bend)),
         (float(pen.gap), float(pen.reach), float(pen.step), lag),
@@ -142,7 +176,10 @@ def explained(field: Field, trail: Floats, share: float) -> None:
     line = np.zeros(field.worth.shape, np.uint8)
     pixels = np.round(trail).astype(np.int32).reshape(-1, 1, 2)
     cv2.polylines(line, [pixels], False, 1, max(3, round(1.3 * field.thick)))
-    field.worth[line > 0] = np.minimum(field.worth[line > 0], share)
+    on = line > 0
+    field.fresh[on] = False
+    on &= ~field.strip
+    field.worth[on] = np.minimum(field.worth[on], share)
 
 
 def centred(points: Floats, mask: Mask, thick: float) -> Floats:

@@ -8,7 +8,7 @@ from adapters.curves.ink import Layer
 from adapters.curves.kit import nearest
 from adapters.curves.shapes import Box, Floats, Mask, Path
 from adapters.curves.skeleton import Edge, Graph
-from adapters.curves.ways import arc, at_border, curls, longest_run, plumb, straight
+from adapters.curves.ways import arc, at_border, curls, last_part, longest_run, plumb, straight, unevenness
 
 
 def ruled(points: Floats, thick: float, size: float, chromatic: bool, wide: float) -> bool:
@@ -111,11 +111,24 @@ def distinct(paths: Sequence[Path], size: float, texts: Sequence[Box] = ()) -> l
                 path.shared > 0.12
                 and fresh is not path.points
                 and ruled(fresh[len(fresh) // 8 : len(fresh) - len(fresh) // 8], path.width, size, False, 2 * size)
+                and cornered(path, fresh, size)
             )
         ):
             continue
         kept.append(path)
     return without_mixtures(kept, size)
+
+
+def cornered(path: Path, part: Floats, size: float) -> bool:
+    """True when the way turns into the part of it at a corner. A curve that leaves others and runs level bends smoothly."""
+    first = int(np.argmin(np.hypot(*(path.points - part[0]).T)))
+    ways = (path.points[: first + 1], part), (path.points[first + len(part) :][::-1], part[::-1])
+    look = max(9 * path.width, 0.06 * size)
+    return any(
+        unevenness(last_part(rest, look), last_part(own[::-1], look)[::-1]) > 0.08 * path.width
+        for rest, own in ways
+        if arc(rest) > 3 * path.width
+    )
 
 
 def without_mixtures(paths: list[Path], size: float) -> list[Path]:
@@ -128,5 +141,23 @@ def without_mixtures(paths: list[Path], size: float) -> list[Path]:
         reach = max(0.006 * size, 0.7 * path.width)
         distance = nearest(path.points, np.concatenate([p.points for p in others]), reach)
         if arc(longest_run(path.points, np.isinf(distance))) < 0.03 * size:
+            left = [p for p in left if p is not path]
+    return left
+
+
+def with_own_ink(paths: Sequence[Path], layer: Layer, size: float) -> list[Path]:
+    """Without ways of which nothing is seen but what others explain: under a text and along a line of the grid a pen can get from one
+    curve into another. The most doubtful go first."""
+    h, w = layer.mask.shape
+    left = list(paths)
+    for path in sorted(paths, key=lambda p: (-p.shared, -p.doubt)):
+        others = [p.points for p in left if p is not path]
+        if not others:
+            continue
+        apart = np.isinf(nearest(path.points, np.concatenate(others), max(0.006 * size, 0.7 * path.width)))
+        at = np.rint(path.points - np.array(layer.origin, np.float64)).astype(np.int64)
+        inked = layer.mask[np.clip(at[:, 1], 0, h - 1), np.clip(at[:, 0], 0, w - 1)]
+        steps = np.hypot(*np.diff(path.points, axis=0, prepend=path.points[:1]).T)
+        if float(steps[apart & inked].sum()) < 0.03 * size:
             left = [p for p in left if p is not path]
     return left

@@ -10,14 +10,15 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from adapters.curves.bundles import side_by_side
 from adapters.curves.dashes import dashes_joined, filled_markers
 from adapters.curves.ends import along_frame, along_lines, leaves, to_border, without_borrowed_tails
-from adapters.curves.exchange import swapped
+from adapters.curves.exchange import led_through, swapped
 from adapters.curves.follow import Pen, Trail, both_ways, centred, explained, field_of
 from adapters.curves.ink import Layer
 from adapters.curves.join import joined, over_the_top
 from adapters.curves.kit import connected
-from adapters.curves.no_curves import distinct, fine, hugs_frame, leader, ruled
+from adapters.curves.no_curves import distinct, fine, hugs_frame, leader, ruled, with_own_ink
 from adapters.curves.pointers import without_pointers
 from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
 from adapters.curves.skeleton import Cluttered, alive, skeleton_graph
@@ -133,14 +134,20 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
         work.guesses -= trail.looked
         trail = without_borrowed_tails(ground, trail)
         points = trail.points
-        own = ground.worth[inside(points)] >= 1
+        own = ground.fresh[inside(points)]
         steps = np.r_[np.hypot(*np.diff(points, axis=0).T), 0.0] if len(points) > 1 else np.zeros(len(points))
-        # Of a dotted line the gaps between its dots are its own as well.
-        fresh = float(steps[own & (trail.inked | dashed)].sum())
+        # Of a dotted line the gaps between its dots are its own as well, but not a long way that nobody sees.
+        drawn = trail.inked
+        if dashed:
+            reach = np.ones((1, 2 * round(0.03 * size / step) + 1), np.uint8)
+            drawn = np.asarray(cv2.dilate(drawn.astype(np.uint8)[None], reach), np.bool_)[0]
+        fresh = float(steps[own & drawn].sum())
         explained(ground, points, 0.2)
         if float(np.hypot(*np.ptp(points, axis=0))) < 0.05 * size or fresh < 0.04 * size:
             return
-        if fresh < 0.25 * size and fine(width[inside(points)][own], thick):
+        if fine(width[inside(points)][own], thick) and (
+            fresh < 0.25 * size or ruled(points[own & trail.inked], thick, size, layer.chromatic, layer.mask.shape[1])
+        ):
             return
         points = smooth(centred(points, layer.mask, thick), max(1.5, 0.6 * thick))
         if ruled(points, thick, size, layer.chromatic, layer.mask.shape[1]) or hugs_frame(points, layer):
@@ -152,7 +159,7 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
                 layer.colour,
                 thick,
                 float((~trail.inked).mean()),
-                1 - fresh / max(float(steps[trail.inked | dashed].sum()), 1),
+                1 - fresh / max(float(steps[drawn].sum()), 1),
                 trail.doubt,
                 dashed=dashed,
                 details={"fresh": fresh, "chromatic": layer.chromatic, "leaves": leaves(points, layer)},
@@ -163,7 +170,7 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
         stroke = strokes[i]
         if tries > MOST_TRIES or work.guesses <= 0:
             break
-        if float((ground.worth[inside(stroke.points)] < 1).mean()) > 0.4:
+        if float((~ground.fresh[inside(stroke.points)]).mean()) > 0.4:
             continue
         dash = stroke.a in free and stroke.b in free and stroke.length < 0.09 * size
         dash = dash or float(closed[inside(stroke.points)].mean()) > 0.12
@@ -180,14 +187,14 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
     for x, y, way in dots(layer.mask, thick):
         if tries > MOST_TRIES or work.guesses <= 0:
             break
-        if ground.worth[round(y), round(x)] < 1:
+        if not ground.fresh[round(y), round(x)]:
             continue
         tries += 1
         pen = Pen(0.1, max(0.03 * size, 8 * thick), lag, step)
         add(both_ways(ground, x, y, way, 0.0, pen, work.guesses), dashed=True)
         explained(ground, np.array([[x, y], [x + 1, y]]), 0.2)
     work.cut |= work.guesses <= 0
-    return swapped(paths)
+    return side_by_side(swapped(led_through(paths, layer)), ground.strip, layer)
 
 
 def trace(
@@ -215,7 +222,7 @@ def trace(
             sole = None
         found = [sole] if sole else trace_layer(layer, size, work)
         if len(found) > 1:
-            found = joined(distinct(found, size, texts), layer, size)
+            found = joined(with_own_ink(distinct(found, size, texts), layer, size), layer, size)
             found = along_lines(over_the_top(found, layer), layer)
         out += [p for p in found if float(np.hypot(*np.ptp(p.points, axis=0))) > 0.1 * size]
     return distinct(out, size, texts)

@@ -35,6 +35,17 @@ def last_part(points: Floats, length: float) -> Floats:
     return points[len(points) - int(np.searchsorted(back, length, side="right")) :]
 
 
+def unevenness(before: Floats, after: Floats) -> float:
+    """How badly one smooth curve fits what was before and what is after a shared stretch: the residual in pixels."""
+    a, b = before[:: max(1, len(before) // 20)], after[:: max(1, len(after) // 20)]
+    points = np.concatenate([a, b])
+    s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
+    t = 2 * s / max(float(s[-1]), 1e-9) - 1
+    basis = np.vander(t, 4)
+    solution, *_ = np.linalg.lstsq(basis, points, rcond=None)
+    return float(np.sqrt(((points - basis @ solution) ** 2).sum(axis=1).mean()))
+
+
 def longest_run(points: Floats, keep: Mask) -> Floats:
     where = np.nonzero(keep)[0]
     if len(where) == 0:

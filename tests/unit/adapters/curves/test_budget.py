@@ -45,7 +45,14 @@ SIZE = math.hypot(HIGH, WIDE)
 def test_the_compiled_walk_is_the_plain_one() -> None:
     mask = inked(*waves(2))
     ground = field_of(mask, np.zeros(mask.shape, bool), THICK, 0)
-    given = (ground.ridge, ground.hidden, ground.worth, 0.0, (60.0, 150 + 120 * math.sin(60 / 25), 0.9, 0.0))
+    given = (
+        ground.ridge,
+        ground.hidden,
+        ground.worth,
+        ground.strip,
+        0.0,
+        (60.0, 150 + 120 * math.sin(60 / 25), 0.9, 0.0),
+    )
     budget = 20_000
     plain: Callable[..., tuple[np.ndarray, np.ndarray, float, int]] = walk.py_func  # type: ignore[attr-defined]
     ours, theirs = (one(*given, (0.9, 24.0, 3.0, 18), budget) for one in (walk, plain))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adapters.curves.ends import without_borrowed_tails
-from adapters.curves.exchange import swapped
+from adapters.curves.exchange import led_through, swapped
 from adapters.curves.follow import (
     Field,
     Pen,
@@ -22,6 +22,7 @@ from adapters.curves.follow import (
     unreversed,
 )
 from adapters.curves.shapes import Path
+from tests.layers import NOTHING, layer_of, path_of
 
 HIGH, WIDE, THICK = 300, 420, 4
 SOLID = Pen(gap=0.9, reach=24, lag=54)
@@ -151,6 +152,38 @@ def test_three_bent_curves_through_one_point_get_their_rests_back_together() -> 
     better = rests_exchanged(*mixed)
     for way in better:
         assert min(off(way, curve) for curve in curves) < 3
+
+
+def test_lines_that_cross_in_one_long_strip_do_not_touch_and_part() -> None:
+    x = np.linspace(10, 410, 400)
+    # Whole pixels, as ink has them: their grain is as large as what tells the curves apart.
+    curves = [np.round(np.c_[x, 250 - 0.5 * x + slope * (x - 150)]) for slope in (-0.1, 0.016, 0.1)]
+    cut = int(np.argmin(np.abs(x - 150)))
+    touching = [np.concatenate([curves[k][:cut], curves[j][cut:]]) for k, j in ((0, 2), (1, 1), (2, 0))]
+    for way in rests_exchanged(*touching):
+        assert min(off(way, curve) for curve in curves) < 3
+
+
+def pieces_of(*ways: np.ndarray) -> list[Path]:
+    return [path_of(np.asarray(w, np.float64)) for w in ways]
+
+
+def test_where_a_way_took_the_others_branch_three_pieces_become_two_curves() -> None:
+    x = np.linspace(10, 590, 580)
+    valley, later = (np.c_[x, 380 - 0.004 * (x - c) ** 2] for c in (250.0, 330.0))
+    meet = int(np.argmin(np.abs(valley[:, 1] - later[:, 1])))
+    found = led_through(
+        pieces_of(np.concatenate([valley[:meet], later[meet:]]), later[: meet - 4][::-1], valley[meet + 5 :]),
+        layer_of(NOTHING),
+    )
+    assert len(found) == 2
+    for path in found:
+        assert min(off(path.points, valley), off(path.points, later)) < 3
+
+
+def test_curves_that_end_where_another_one_passes_are_not_led_through_it_at_a_corner() -> None:
+    passing, left, right = line(10, 200, 590, 200), line(20, 20, 296, 196), line(304, 196, 580, 20)
+    assert len(led_through(pieces_of(passing, left, right), layer_of(NOTHING))) == 3
 
 
 def trail_of(*corners: tuple[float, float]) -> Trail:

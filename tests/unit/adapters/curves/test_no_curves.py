@@ -1,15 +1,17 @@
 """What is drawn in a plot and is no curve: pointers, the frame, letters, rests of the grid; and curves that other things hide."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from adapters.curves.ends import along_lines
+from adapters.curves.ends import along_lines, rides
 from adapters.curves.join import joined, over_the_top
-from adapters.curves.no_curves import fine, hugs_frame
+from adapters.curves.no_curves import fine, hugs_frame, with_own_ink
 from adapters.curves.shapes import Box, Path
 from adapters.curves.trace import trace
 from adapters.curves.ways import curls, plumb
-from tests.layers import HIGH, NOTHING, RIM, SIZE, THICK, X, drawn, layer_of, line, path_of
+from tests.layers import HIGH, NOTHING, RIM, SIZE, THICK, X, covering, drawn, layer_of, line, path_of
 
 
 def test_a_fine_pointer_from_a_label_over_a_curve_to_another_is_no_curve() -> None:
@@ -119,3 +121,48 @@ def test_a_curve_may_bend_under_a_legend_one_way() -> None:
     assert len(found) == 1
     away = np.hypot(*(found[0].points[:, None] - arch[None]).transpose(2, 0, 1)).min(axis=1)
     assert away.max() < 8
+
+
+def test_a_way_under_a_text_and_along_the_grid_into_another_curve_is_none() -> None:
+    upper, lower = np.c_[X, 100 + 0.2 * X], np.c_[X, 250 + 0.2 * X]
+    text = covering(Box(240, 190, 330, 340))
+    hidden = NOTHING.copy()
+    hidden[209:213, 330:540] = True
+    layer = layer_of(drawn((upper, THICK), (lower, THICK)), text=text, hidden=hidden)
+    across = np.concatenate([lower[X < 240], line((330, 211), (540, 211)), upper[X > 555]])
+    paths = [path_of(upper), path_of(lower), replace(path_of(across), shared=0.6)]
+    assert with_own_ink(paths, layer, SIZE) == paths[:2]
+
+
+def test_a_tick_and_the_grid_line_behind_it_are_no_curve() -> None:
+    curve = np.c_[X, 100 + 0.3 * X]
+    hidden = NOTHING.copy()
+    hidden[160:163] = True
+    layer = layer_of(drawn((curve, THICK), (line((0, 161), (22, 161)), 3)), hidden=hidden)
+    assert len(trace([layer], SIZE)) == 1
+
+
+def test_a_level_curve_that_leaves_others_smoothly_is_no_rest_of_the_grid() -> None:
+    rise = 420 - 0.6 * X
+    curves = [np.c_[X, level + 12 * np.logaddexp(0, (rise - level) / 12)] for level in (260.0, 220.0, 180.0)]
+    assert len(trace([layer_of(drawn(*((c, THICK) for c in curves)))], SIZE)) == 3
+
+
+def test_a_straight_curve_that_leaves_the_plot_under_a_text_goes_on_to_the_frame() -> None:
+    curve = line((100, 440), (260, 0))
+    text = covering(Box(150, 8, 300, 48))
+    found = trace([layer_of(drawn((curve, THICK)), text=text)], SIZE)
+    assert len(found) == 1
+    assert found[0].points[np.argmin(found[0].points[:, 1])] == pytest.approx((260, 0), abs=3)
+
+
+def test_a_curve_does_not_go_on_under_the_frame_because_another_one_is_seen_there() -> None:
+    other = np.c_[X, np.minimum(HIGH - 5.0, HIGH - 5 - 0.5 * (X - 300))]
+    ink = drawn((other, THICK))
+    frame = NOTHING.copy()
+    frame[-3:], frame[:3] = True, True
+    # The lower side is thicker where the other curve touches it, and nowhere else.
+    assert not rides(layer_of(ink, weak=ink | frame), 300, 0)
+    ridden = frame.copy()
+    ridden[-6:, :300] = True
+    assert rides(layer_of(NOTHING, weak=ridden), 300, 0)
