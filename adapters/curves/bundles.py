@@ -35,7 +35,7 @@ class Member:
     def across(self, u: Floats) -> Floats:
         """Its `v` at places along the strip; NaN where it is not there."""
         order = np.argsort(self.way[:, 0], kind="stable")
-        return np.interp(u, self.way[order, 0], self.way[order, 1], left=np.nan, right=np.nan)
+        return np.asarray(np.interp(u, self.way[order, 0], self.way[order, 1], left=np.nan, right=np.nan), np.float64)
 
 
 def side_by_side(paths: Sequence[Path], strip: Mask, layer: Layer) -> list[Path]:

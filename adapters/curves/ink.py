@@ -319,11 +319,12 @@ def side_rests(mask: Mask, rim: int, thick: float) -> Mask:
     most = max(1, round(0.5 * thick))
     for ink, mark in ((mask, out), (mask[:, ::-1], out[:, ::-1])) if rim else ():
         beside = ink[:, rim : rim + most + 1]
-        mark[:, rim : rim + most] = beside[:, :-1] & ~beside.all(axis=1)[:, None]
+        thick_there = np.asarray(beside.all(axis=1), np.bool_)
+        mark[:, rim : rim + most] = beside[:, :-1] & ~thick_there[:, None]
     # A slanted stroke is as thin where it comes out of the rim, but only for a few rows. The grid has left gaps in the side.
     together = cv2.morphologyEx(out.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((2 * round(thick) + 3, 1), np.uint8))
     long = cv2.morphologyEx(together, cv2.MORPH_OPEN, np.ones((2 * max(10, round(4 * thick)) + 1, 1), np.uint8))
-    return out & (long > 0)
+    return out & np.asarray(long, np.bool_)
 
 
 def without_boxes(mask: Mask, text: Mask, thick: float) -> Mask:
