@@ -202,7 +202,7 @@ class SpiceFitter(Protocol):
         images: Mapping[str, str],
         report: Report,
     ) -> FittedModel:
-        """`measured` as `domain.spice.measured_from` reads it; `images` are the SHA-256 of its sources by name.
+        """`measured` as `domain.spice_curves.measured_from` reads it; `images` are the SHA-256 of its sources by name.
 
         No `forms`: all that suit. Raises `NotPossible`, or the domain's no when nothing can be fitted to."""
         ...

@@ -371,7 +371,7 @@ def shown_by(chart: ChartOf) -> str:
 
 
 def measured(name: str, device_type: str, charts: Sequence[ChartOf]) -> tuple[dict[str, Any], list[str]]:
-    """The measured curves of a device as `domain.spice.measured_from` reads them, and notes about what was left out.
+    """The measured curves of a device as `domain.spice_curves.measured_from` reads them, and notes about what was left out.
 
     Curves of several junction temperatures do not make one model: those at the temperature nearest to 25 °C are taken.
     """

@@ -20,18 +20,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from domain.errors import OutOfLimits
-from domain.spice import (
-    NETLIST_VERSION,
-    Errors,
-    Grade,
-    Measured,
-    grade,
-    limits_for,
-    measured_from,
-    measured_json,
-    netlist,
-    spice_name,
-)
+from domain.spice_curves import Measured, measured_from, measured_json
+from domain.spice_grade import Errors, Grade, grade, limits_for
+from domain.spice_netlist import NETLIST_VERSION, netlist, spice_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +105,7 @@ def fit(
     progress: Callable[[int, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Result:
-    """A model of measured curves (the JSON of `domain.spice.measured_from`).
+    """A model of measured curves (the JSON of `domain.spice_curves.measured_from`).
 
     `images` maps names of source images to their SHA-256; `date` is what the header says, so that the same curves give the same bytes;
     `progress` hears (0-100, words); `cancelled` is asked often. Blocks for seconds: run it in a thread or a worker process. Raises

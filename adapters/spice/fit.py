@@ -19,38 +19,13 @@ from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
 
 from adapters.spice.ngspice import Simulated, SimulationFailed, ngspice_path, simulate, switches
 from domain.errors import OutOfLimits
-from domain.spice import (
-    CV,
-    DIODE,
-    DIODE_POWER,
-    FORMS,
-    REVERSE,
-    Cap,
-    Capacitances,
-    Curve,
-    Errors,
-    Facts,
-    Finding,
-    Floats,
-    Form,
-    Grade,
-    Limits,
-    Measured,
-    Model,
-    Parameter,
-    check_measured,
-    check_model,
-    diode_current,
-    diode_power_current,
-    errors,
-    facts_of,
-    form_named,
-    gate_span,
-    grade,
-    limits_for,
-    netlist,
-    with_swapped,
-)
+from domain.spice import DIODE, DIODE_POWER, REVERSE, Cap, Capacitances, Model, diode_current, diode_power_current
+from domain.spice_checks import Finding, check_measured, check_model, with_swapped
+from domain.spice_curves import CV, Curve, Floats, Measured, gate_span
+from domain.spice_forms import FORMS, Facts, Form, Parameter, form_named
+from domain.spice_grade import Errors, Grade, Limits, errors, grade, limits_for
+from domain.spice_netlist import netlist
+from domain.spice_starts import facts_of
 
 #: Points of one curve that the search uses; the last refinement takes all.
 SCREEN_POINTS = 14
@@ -537,7 +512,7 @@ def fit(
 ) -> Fitted:
     """Fit each form, simulate each netlist, choose the best and grade it.
 
-    `forms` limits the choice (names of `domain.spice.FORMS`). Without ngspice, or with `simulator` off, the choice is made by the formulas and
+    `forms` limits the choice (names of `domain.spice_forms.FORMS`). Without ngspice, or with `simulator` off, the choice is made by the formulas and
     the grade is `unchecked`. `progress` hears per cent from 0 to 100; `cancelled` is asked many times a second. Raises OutOfLimits
     when there is nothing to fit and FitCancelled.
     """

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from domain.spice import CAPACITANCES, Errors, Floats, Measured, errors
+from domain.spice_curves import CAPACITANCES, Floats, Measured
+from domain.spice_grade import Errors, errors
 
 SWEEP_STEPS = 400
 CAP_POINTS = 25

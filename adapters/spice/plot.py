@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from domain.spice import Floats, Measured
+from domain.spice_curves import Floats, Measured
 
 
 def plot_errors(

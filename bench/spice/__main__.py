@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.spice.ngspice import simulate
-from domain.spice import measured_from
+from domain.spice_curves import measured_from
 from labledger.spice import fit, write
 
 #: (floor, aim) of the pooled nrmse in ngspice

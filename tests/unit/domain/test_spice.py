@@ -6,9 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain import spice
 from domain.errors import OutOfLimits
-from domain.spice import FORMS, Cap, Capacitances, Errors, Form, Limits, Model, grade, measured_from, netlist
+from domain.spice import Cap, Capacitances, Model, diode_current, thermal_v
+from domain.spice_checks import check_measured
+from domain.spice_curves import measured_from, measured_json
+from domain.spice_forms import FORMS, Facts, Form, softplus
+from domain.spice_grade import Errors, Limits, grade, limits_for
+from domain.spice_netlist import netlist, spice_name
 
 VALUES = {
     "level1": [3, 5, 0.01, 0.02, 0.004],
@@ -63,7 +67,7 @@ def test_every_parameter_of_a_form_stands_in_its_netlist_with_its_unit(form: For
 
 @every_form
 def test_starting_values_lie_near_the_bounds_that_the_form_states(form: Form) -> None:
-    facts = spice.Facts(7, 15, 100, 12, 16, 4)
+    facts = Facts(7, 15, 100, 12, 16, 4)
     start = np.array(form.start(facts, lambda a, b: (a + b) / 2))
     assert len(start) == len(form.parameters)
     assert np.all((start >= form.low) & (start <= form.high))
@@ -71,13 +75,13 @@ def test_starting_values_lie_near_the_bounds_that_the_form_states(form: Form) ->
 
 def test_a_softplus_neither_overflows_nor_clips() -> None:
     x = np.array([-1e6, -40.0, 0.0, 40.0, 1e6])
-    assert np.allclose(spice.softplus(x), [0, math.exp(-40), math.log(2), 40, 1e6], rtol=1e-12, atol=0)
+    assert np.allclose(softplus(x), [0, math.exp(-40), math.log(2), 40, 1e6], rtol=1e-12, atol=0)
 
 
 @given(st.floats(1e-24, 1e-6), st.floats(0.8, 8), st.floats(1e-4, 1), st.floats(0, 8))
 def test_the_current_of_a_diode_solves_its_equation(i_s: float, n: float, rs: float, v: float) -> None:
-    i = float(spice.diode_current(np.array([i_s, n, rs]), np.array([v]), 25.0)[0])
-    junction = n * spice.thermal_v(25.0) * math.log1p(i / i_s)
+    i = float(diode_current(np.array([i_s, n, rs]), np.array([v]), 25.0)[0])
+    junction = n * thermal_v(25.0) * math.log1p(i / i_s)
     assert junction + i * rs == pytest.approx(v, rel=1e-6, abs=1e-9)
 
 
@@ -100,32 +104,32 @@ def test_coss_and_ciss_of_a_model_are_never_below_crss() -> None:
 def test_two_curves_with_exchanged_labels_are_named() -> None:
     rows = curves(4, 6, 8, 10)
     rows[1]["vgs"], rows[2]["vgs"] = 8, 6
-    (finding,) = spice.check_measured(measured_from({"output": rows}))
+    (finding,) = check_measured(measured_from({"output": rows}))
     assert finding.suspect
     assert finding.vgs == (6, 8)
     assert "swapped" in finding.text
 
 
 def test_curves_in_order_are_not_suspected() -> None:
-    assert spice.check_measured(measured_from({"output": curves(4, 6, 8, 10)})) == []
+    assert check_measured(measured_from({"output": curves(4, 6, 8, 10)})) == []
 
 
 def test_curves_that_lie_on_each_other_at_high_gate_voltage_are_not_suspected() -> None:
     rows = curves(4, 6, 8)
     rows.append(rows[-1] | {"vgs": 12, "id": [1.001 * q for q in rows[-1]["id"]]})
-    assert spice.check_measured(measured_from({"output": rows})) == []
+    assert check_measured(measured_from({"output": rows})) == []
 
 
 def test_a_curve_that_stands_twice_is_found() -> None:
     rows = curves(4, 6, 8)
     rows.append(rows[0] | {"vgs": 5})
-    assert [f.code for f in spice.check_measured(measured_from({"output": rows}))] == ["duplicate"]
+    assert [f.code for f in check_measured(measured_from({"output": rows}))] == ["duplicate"]
 
 
 def test_coss_below_crss_is_suspect() -> None:
     v = [0.0, 10, 100, 400]
     caps = {"c_oss": {"v": v, "c": [1e-10] * 4}, "c_rss": {"v": v, "c": [2e-10] * 4}}
-    found = spice.check_measured(measured_from({"output": curves(4, 6), "capacitance": caps}))
+    found = check_measured(measured_from({"output": curves(4, 6), "capacitance": caps}))
     assert [f.code for f in found] == ["capacitance"]
     assert found[0].suspect
 
@@ -168,7 +172,7 @@ def test_measured_curves_survive_their_json() -> None:
     first = measured_from(
         {"name": "Q1", "type": "GaN-HEMT", "output": curves(4, 6), "diode": [{"v": [0, 1, 2], "i": [0, 1, 4]}]}
     )
-    again = measured_from(spice.measured_json(first))
+    again = measured_from(measured_json(first))
     assert [(c.kind, c.at, c.x.tolist(), c.y.tolist()) for c in again.curves] == [
         (c.kind, c.at, c.x.tolist(), c.y.tolist()) for c in first.curves
     ]
@@ -193,7 +197,7 @@ def test_a_model_is_never_good_without_the_simulated_figure() -> None:
     ],
 )
 def test_grades_follow_the_limits(nrmse: float, mare: float, decades: float, expected: str) -> None:
-    assert grade(Errors(nrmse, mare, (), {"c_oss": decades}), spice.limits_for("SiC-MOSFET")) == expected
+    assert grade(Errors(nrmse, mare, (), {"c_oss": decades}), limits_for("SiC-MOSFET")) == expected
 
 
 def test_a_suspect_set_has_no_other_grade_however_well_it_fits() -> None:
@@ -201,13 +205,13 @@ def test_a_suspect_set_has_no_other_grade_however_well_it_fits() -> None:
 
 
 def test_silicon_may_be_twice_as_far_off() -> None:
-    limits = {t: spice.limits_for(t).good_nrmse for t in ("Si-MOSFET", "MOSFET", "SiC-MOSFET", "GaN-HEMT", "")}
+    limits = {t: limits_for(t).good_nrmse for t in ("Si-MOSFET", "MOSFET", "SiC-MOSFET", "GaN-HEMT", "")}
     assert limits == {"Si-MOSFET": 0.02, "MOSFET": 0.02, "SiC-MOSFET": 0.01, "GaN-HEMT": 0.01, "": 0.01}
 
 
 def test_a_name_becomes_one_that_a_simulator_takes() -> None:
-    assert spice.spice_name("2N7000 / rev.B") == "X_2N7000_rev_B"
-    assert spice.spice_name("µ") == "DEVICE"
+    assert spice_name("2N7000 / rev.B") == "X_2N7000_rev_B"
+    assert spice_name("µ") == "DEVICE"
 
 
 def test_a_header_cannot_leave_its_comment() -> None:

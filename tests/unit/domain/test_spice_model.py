@@ -5,7 +5,7 @@ import pytest
 
 from domain import spice_model as module
 from domain.errors import AlreadyExists, NotFound, OutOfLimits, WrongState
-from domain.spice import measured_from
+from domain.spice_curves import measured_from
 from domain.spice_model import (
     CancelFit,
     ChartOf,

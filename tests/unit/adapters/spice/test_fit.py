@@ -15,7 +15,7 @@ from adapters.spice.fit import FitCancelled, fit, fit_cap
 from adapters.spice.fit import Watch as Watch
 from adapters.spice.ngspice import ngspice_path
 from domain.errors import OutOfLimits
-from domain.spice import CV, measured_from
+from domain.spice_curves import CV, measured_from
 from labledger import spice as without_server
 from tests.unit.adapters.spice.synthetic import device, drain_current
 

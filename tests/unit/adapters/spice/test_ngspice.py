@@ -14,7 +14,10 @@ import psutil
 import pytest
 
 from adapters.spice.ngspice import SimulationFailed, ngspice_path, simulate, subcircuits, switches
-from domain.spice import DIODE, FORMS, Cap, Capacitances, Curve, Form, Measured, Model, netlist
+from domain.spice import DIODE, Cap, Capacitances, Model
+from domain.spice_curves import Curve, Measured
+from domain.spice_forms import FORMS, Form
+from domain.spice_netlist import netlist
 from tests.unit.domain.test_spice import VALUES
 
 needs_ngspice = pytest.mark.skipif(
@@ -59,7 +62,7 @@ def test_the_simulated_netlist_is_the_formula(form: Form, tj_c: float) -> None:
 def test_simulated_capacitances_are_the_those_of_the_formula_also_at_0_v() -> None:
     model = Model(FORMS[0], np.array(VALUES["level1"], float), capacitances=CAPS)
     v = np.concatenate([[0.0], np.geomspace(0.1, 400, 24)])
-    from domain.spice import CV
+    from domain.spice_curves import CV
 
     measured = replace(a_device(model), capacitances={k: CV(v, c) for k, c in CAPS.curves(v).items()})
     decades = simulate(netlist(model, "m"), measured).errors.capacitance_decades
