@@ -241,7 +241,9 @@ def equations_joined(words: Sequence[Word]) -> list[Word]:
             parted = ends != begins and "=" not in (left.text[:-1] if ends else left.text)
             if level and close and parted and not (left.upright or word.upright):
                 box = Box(a.x0, min(a.y0, b.y0), b.x1, max(a.y1, b.y1))
-                out[k] = Word(f"{left.text} {word.text}", box, min(left.score, word.score))
+                # As for a word in one piece: the mean of its characters.
+                score = np.average((left.score, word.score), weights=(len(left.text), len(word.text)))
+                out[k] = Word(f"{left.text} {word.text}", box, float(score))
                 break
         else:
             out.append(word)

@@ -278,6 +278,9 @@ def test_what_the_detector_parted_at_an_equals_sign_is_one_word() -> None:
 
     assert [w.text for w in equations_joined([word("= 10 mA", 125, 190), word("ID", 100, 120)])] == ["ID = 10 mA"]
     assert [w.text for w in equations_joined([word("ID =", 100, 140), word("10 mA", 138, 190)])] == ["ID = 10 mA"]
+    # A sign alone is read unsurely, the label as a whole is not.
+    three = [word("TA", 100, 120), replace(word("=", 124, 132), score=0.3), word("-40 C", 136, 190)]
+    assert [(w.text, w.score > 0.6) for w in equations_joined(three)] == [("TA = -40 C", True)]
     # Two labels side by side, one above the other, or far apart are none.
     for first, second in (
         (word("VGS = 9 V", 100, 160), word("= 7 V", 165, 200)),
