@@ -1,6 +1,7 @@
 """Where a curve ends: led on to the frame, under it, or along a grid line; what it took of others given back."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from adapters.curves.follow import Field, Trail
 from adapters.curves.grid import run_through
 from adapters.curves.ink import Layer
+from adapters.curves.kit import nearest_of
 from adapters.curves.shapes import Floats, Path
 from adapters.curves.ways import arc, at_border, last_part, straight
 
@@ -133,6 +135,16 @@ def leaves(points: Floats, layer: Layer) -> bool:
     return at_border(points[0], w, h) or at_border(points[-1], w, h)
 
 
+def branches(points: Floats, first: int, tail: Floats, body: Floats, size: float) -> bool:
+    """True for a long curve that comes out of another's corner and goes on along x, as those of gate charge do: what it shares with the
+    other is its own beginning. (A pointer is short, and a curve that turned into another one goes back or up.) Its own part begins
+    at `first`; `tail` and `body` are the directions before and behind.
+    """
+    own, shared = arc(points[first:]), arc(points[: first + 1])
+    onward = min(tail[0] * body[0] / max(float(np.hypot(*tail) * np.hypot(*body)), 1e-9), 1.0)
+    return own > 0.25 * size and shared > 0.15 * size and float(onward) > 0.3
+
+
 def without_borrowed_tails(field: Field, trail: Trail) -> Trail:
     """A trail that turns into another curve at an angle ends there; one that merges with it goes on."""
     # Directions are taken outside of the place where the two strokes (or an arrow's head) are one blob.
@@ -149,8 +161,44 @@ def without_borrowed_tails(field: Field, trail: Trail) -> Trail:
             if len(tail) > 2 and len(body) > 2:
                 u, v = tail[-1] - tail[0], body[-1] - body[0]
                 turn = math.acos(float(np.clip(u @ v / max(np.hypot(*u) * np.hypot(*v), 1e-9), -1, 1)))
-                if turn > 0.45:
+                if turn > 0.45 and not branches(points, first, u, v, float(np.hypot(*field.worth.shape))):
                     keep = slice(max(0, first - 1), None)
                     trail = Trail(points[keep][::-1], trail.inked[::-1][keep][::-1], trail.doubt)
         trail = Trail(trail.points[::-1], trail.inked[::-1], trail.doubt)
     return trail
+
+
+def along_others(paths: Sequence[Path], size: float, wide: int, high: int, origin: tuple[int, int]) -> list[Path]:
+    """Long curves that merge with another one and end on it, before the frame, go on along it to its end.
+
+    That ink is there once for both; the pen ends on it where nothing is left to be gained. What meets the other at an angle ends there.
+    """
+    corner = np.array(origin, np.float64)
+    out: list[Path] = []
+    for path in paths:
+        points = path.points
+        for _ in range(2):
+            points = points[::-1]
+            if arc(points) < 0.25 * size or at_border(points[-1] - corner, wide, high):
+                continue
+            rests = [rest for o in paths if o is not path and (rest := rest_of(o, points, path, size)) is not None]
+            if rests:
+                points = np.concatenate([points, max(rests, key=arc)])
+        out.append(replace(path, points=points) if len(points) != len(path.points) else path)
+    return out
+
+
+def rest_of(other: Path, points: Floats, path: Path, size: float) -> Floats | None:
+    """What another path does behind the end of `points`, where these have run along it for a bit and it goes on along x."""
+    if other.colour != path.colour:
+        return None
+    end = last_part(points, max(0.03 * size, 4 * path.width))
+    distance, which = nearest_of(end, other.points)
+    if len(end) < 8 or float(distance.max()) > 0.7 * path.width + 1.0:
+        return None
+    k, way = int(which[-1]), int(which[-1]) - int(which[0])
+    rest = other.points[k + 1 :] if way > 0 else other.points[:k][::-1]
+    if abs(way) < 4 or arc(rest) < 0.03 * size:
+        return None
+    ahead, behind = rest[-1] - rest[0], end[-1] - end[0]
+    return rest if float(ahead[0] * behind[0]) > 0 else None

@@ -464,14 +464,16 @@ def layers_of(
         for other, _, is_colour in masks:
             if other is not mask and (is_colour or chromatic):
                 others |= other
+        thick = stroke_width(bare, grid & ~bare)
+        # A line of the grid hides no curve that is much thicker: it only cuts it where they cross, which is no way to run unseen.
+        fine = thick > 2 * float(np.median([b.thick for b in (*solid, *solid_c)] or [0])) + 1
         hidden = (
-            grid & mask
+            (np.zeros_like(mask) if fine else grid & mask)
             | text
             | samples
             | covered
             | np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
         )
-        thick = stroke_width(bare, grid & ~bare)
         if chromatic:
             bare = without_mixed(bare, painted & ~mask, thick)
         bare = without_specks(bare & ~side_rests(bare, cleared, thick), max(2, round(0.6 * thick)))

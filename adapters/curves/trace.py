@@ -12,7 +12,7 @@ import numpy as np
 
 from adapters.curves.bundles import side_by_side
 from adapters.curves.dashes import dashes_joined, filled_markers
-from adapters.curves.ends import along_frame, along_lines, leaves, to_border, without_borrowed_tails
+from adapters.curves.ends import along_frame, along_lines, along_others, leaves, to_border, without_borrowed_tails
 from adapters.curves.exchange import led_through, swapped
 from adapters.curves.follow import Pen, Trail, both_ways, centred, explained, field_of
 from adapters.curves.ink import Layer
@@ -224,5 +224,7 @@ def trace(
         if len(found) > 1:
             found = joined(with_own_ink(distinct(found, size, texts), layer, size), layer, size)
             found = along_lines(over_the_top(found, layer), layer)
+            high, wide = layer.mask.shape
+            found = along_others(found, size, wide, high, layer.origin)
         out += [p for p in found if float(np.hypot(*np.ptp(p.points, axis=0))) > 0.1 * size]
     return distinct(out, size, texts)

@@ -129,6 +129,18 @@ def test_a_pointer_ends_where_it_meets_a_curve_and_a_merging_curve_goes_on() -> 
         assert bool(trail.points[-1, 0] > 390) == kept
 
 
+def test_a_long_curve_that_comes_out_of_anothers_corner_shares_its_beginning() -> None:
+    """As curves of gate charge leave their plateau one after the other; one that goes back along x has turned into the other."""
+    rising = line(380, 40, 230, 190)
+    for end, kept in (((20.0, 200.0), True), ((400.0, 180.0), False)):
+        shared = line(230, 190, *end)
+        ground = field(shared)
+        explained(ground, shared, 0.2)
+        points = np.concatenate([rising[:-1], shared])
+        trail = without_borrowed_tails(ground, Trail(points, np.ones(len(points), bool), 0.0))
+        assert bool(math.dist(trail.points[-1], end) < 5) == kept
+
+
 def rests_exchanged(*ways: np.ndarray) -> list[np.ndarray]:
     return [p.points for p in swapped([Path(np.asarray(w, np.float64), width=THICK) for w in ways])]
 

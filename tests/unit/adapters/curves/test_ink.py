@@ -138,3 +138,16 @@ def test_what_a_thick_side_of_the_frame_leaves_beside_the_rim_goes_and_a_steep_c
     slanted[:, :4] = 0
     assert not side_rests(slanted > 0, 4, 4.0).any()
     assert not side_rests(mask, 0, 4.0).any(), "where nothing was cleared there is no rest"
+
+
+def test_a_fine_grid_hides_no_thick_curve_but_one_as_fine_as_itself() -> None:
+    for thick, hides in ((9, False), (2, True)):
+        image = np.full((420, 620, 3), 255, np.uint8)
+        for at in range(40, 581, 30):
+            cv2.line(image, (at, 20), (at, 380), (0, 0, 0), 2)
+            cv2.line(image, (40, at - 20), (580, at - 20), (0, 0, 0), 2)
+        cv2.rectangle(image, (40, 20), (580, 380), (0, 0, 0), 3)
+        cv2.line(image, (45, 50), (575, 345), (0, 0, 0), thick, cv2.LINE_AA)
+        (layer,) = layers_of(image, Frame(Box(40, 20, 580, 380)), None, None, (), 0.0)
+        assert abs(layer.thick - thick) < 3
+        assert bool(layer.hidden[5:-5, 5:-5].any()) == hides

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adapters.curves.ends import along_lines, rides
+from adapters.curves.ends import along_lines, along_others, rides
 from adapters.curves.join import joined, over_the_top
 from adapters.curves.no_curves import fine, hugs_frame, with_own_ink
 from adapters.curves.shapes import Box, Path
 from adapters.curves.trace import trace
 from adapters.curves.ways import curls, plumb
-from tests.layers import HIGH, NOTHING, RIM, SIZE, THICK, X, covering, drawn, layer_of, line, path_of
+from tests.layers import HIGH, NOTHING, RIM, SIZE, THICK, WIDE, X, covering, drawn, layer_of, line, path_of
 
 
 def test_a_fine_pointer_from_a_label_over_a_curve_to_another_is_no_curve() -> None:
@@ -166,3 +166,29 @@ def test_a_curve_does_not_go_on_under_the_frame_because_another_one_is_seen_ther
     ridden = frame.copy()
     ridden[-6:, :300] = True
     assert rides(layer_of(NOTHING, weak=ridden), 300, 0)
+
+
+def merging(end: float) -> list[Path]:
+    """A curve along a level trunk, and one that comes down on it at x = 300 and runs along it until `end`."""
+    trunk = np.c_[X, 300 + 0.1 * X]
+    own = np.linspace(40, 300, 200)
+    shared = np.linspace(300, end, 60)[1:]
+    branch = np.r_[np.c_[own, 300 + 0.1 * own - 0.003 * (300 - own) ** 2], np.c_[shared, 300 + 0.1 * shared]]
+    return [path_of(trunk), path_of(branch)]
+
+
+def test_a_curve_that_merges_with_another_goes_on_along_it() -> None:
+    paths = merging(360)
+    for way in (paths[1].points, paths[1].points[::-1]):
+        trunk, branch = along_others([paths[0], replace(paths[1], points=way)], SIZE, WIDE, HIGH, (0, 0))
+        assert trunk is paths[0]
+        assert branch.points[:, 0].max() > 580 and branch.points[:, 0].min() < 45
+
+
+def test_what_only_meets_another_or_has_another_colour_or_reached_the_frame_ends_there() -> None:
+    trunk, branch = merging(360)
+    meets = path_of(np.c_[np.linspace(40, 300, 200), np.linspace(60, 330, 200)])
+    red = replace(branch, colour=(200, 0, 0))
+    whole = path_of(merging(598)[1].points)
+    for other in (meets, red, whole):
+        assert along_others([trunk, other], SIZE, WIDE, HIGH, (0, 0))[1] is other
