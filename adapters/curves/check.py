@@ -29,6 +29,9 @@ WEIGHTS: dict[str, float] = {
 DOUBTFUL_AXES = 0.25
 """Axes surer than 1 less this cost nothing. Pictures whose axes are wrong are too rare to fit what they should cost."""
 
+SKIMMING = 0.15
+"""What an end that lies flat at the frame costs: not fitted, for the same reason."""
+
 
 def drawn(paths: Sequence[Path], layer: Layer, grow: float) -> Mask:
     """Where the paths of a layer put ink."""
@@ -78,6 +81,20 @@ def loose_ends(path: Path, layers: Sequence[Layer]) -> float:
     return loose / 2
 
 
+def skims(path: Path, layers: Sequence[Layer]) -> bool:
+    """True for a path that comes flat to the upper or lower side of the frame and ends there: it may go on under that side."""
+    layer = next((q for q in layers if q.colour == path.colour), layers[0])
+    h, w = layer.mask.shape
+    near = layer.rim + layer.thick + 4
+    points = path.points - np.array(layer.origin, np.float64)
+    for way in (points, points[::-1]):
+        (x, y), d = way[0], way[0] - way[min(len(way) - 1, max(12, int(0.03 * w)))]
+        beside = min(float(y), h - 1 - float(y)) < near and near < float(x) < w - 1 - near
+        if beside and abs(float(d[1])) < 0.35 * abs(float(d[0])):
+            return True
+    return False
+
+
 def features(x: Axis | None, y: Axis | None, paths: Sequence[Path], layers: Sequence[Layer]) -> dict[str, float]:
     axes = min(x.confidence if x else 0.0, y.confidence if y else 0.0)
     if not paths or not layers:
@@ -91,6 +108,7 @@ def features(x: Axis | None, y: Axis | None, paths: Sequence[Path], layers: Sequ
             "black": 1.0,
             "unsupported": 1.0,
             "shared": 1.0,
+            "skims": 0.0,
         }
     black = sum(1 for p in paths if not p.details.get("chromatic")) - 1
     return {
@@ -103,11 +121,12 @@ def features(x: Axis | None, y: Axis | None, paths: Sequence[Path], layers: Sequ
         "black": float(max(0, black)),
         "unsupported": max(unsupported(p, layers) for p in paths),
         "shared": max(p.shared for p in paths),
+        "skims": float(any(skims(p, layers) for p in paths)),
     }
 
 
 def chance(values: Mapping[str, float], weights: Mapping[str, float] = WEIGHTS) -> float:
-    """The logistic function of the weighted sum; less where an axis is in doubt, whatever the curves look like."""
+    """The logistic function of the weighted sum; less where an axis is in doubt or a curve may go on unseen, whatever the others look like."""
     total = weights["bias"] + sum(w * values[k] for k, w in weights.items() if k != "bias")
     curves = 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))
-    return curves * min(1.0, 1.0 + DOUBTFUL_AXES + values["axes"])
+    return curves * min(1.0, 1.0 + DOUBTFUL_AXES + values["axes"]) * (1 - SKIMMING * values["skims"])

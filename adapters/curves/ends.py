@@ -27,7 +27,7 @@ def along_frame(points: Floats, layer: Layer) -> Floats:
             continue
         edge = h - 1.0 if end[1] > h - 1 - rim else 0.0 if end[1] < rim else None
         d = points[0] - points[min(len(points) - 1, max(12, int(0.03 * w)))]
-        if edge is not None and abs(d[0]) > 3 and abs(d[1]) < 0.2 * abs(d[0]):
+        if edge is not None and abs(d[0]) > 3 and abs(d[1]) < 0.25 * abs(d[0]):
             target = 0.0 if d[0] < 0 else w - 1.0
             if abs(target - end[0]) > 2 and edge > 0 and rides(layer, end[0], target):
                 points = np.concatenate([[[target, edge]], [[end[0] + 0.3 * (target - end[0]), edge]], points])
