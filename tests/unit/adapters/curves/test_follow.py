@@ -141,6 +141,16 @@ def test_a_long_curve_that_comes_out_of_anothers_corner_shares_its_beginning() -
         assert bool(math.dist(trail.points[-1], end) < 5) == kept
 
 
+def test_a_way_that_bends_into_another_curve_has_no_beginning_there() -> None:
+    x = np.linspace(60, 230, 200)
+    shared, rising = np.c_[x, 190 + 0.004 * (x - 230) ** 2][::-1], line(380, 40, 230, 190)
+    ground = field(shared)
+    explained(ground, shared, 0.2)
+    points = np.concatenate([rising[:-1], shared])
+    trail = without_borrowed_tails(ground, Trail(points, np.ones(len(points), bool), 0.0))
+    assert trail.points[-1, 0] > 220
+
+
 def rests_exchanged(*ways: np.ndarray) -> list[np.ndarray]:
     return [p.points for p in swapped([Path(np.asarray(w, np.float64), width=THICK) for w in ways])]
 
