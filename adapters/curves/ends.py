@@ -140,9 +140,10 @@ def branches(points: Floats, first: int, tail: Floats, body: Floats, size: float
     other is its own beginning. (A pointer is short, and a curve that turned into another one goes back or up.) Its own part begins
     at `first`; `tail` and `body` are the directions before and behind.
     """
-    before, behind = last_part(points[: first + 1], 0.1 * size), last_part(points[first:][::-1], 0.1 * size)
-    # What bends has turned into another one; here both are straight up to the corner.
-    if max(straight(q[: max(2, round(0.9 * len(q)))]) for q in (before, behind)) > 2.0:
+    # What bends there has turned into another one.
+    way = points[first:][::-1]
+    straight_on = last_part(way[: len(way) - len(last_part(way, 0.03 * size))], 0.1 * size)
+    if len(straight_on) > 1 and straight(straight_on) > 1.5:
         return False
     own, shared = arc(points[first:]), arc(points[: first + 1])
     onward = min(tail[0] * body[0] / max(float(np.hypot(*tail) * np.hypot(*body)), 1e-9), 1.0)

@@ -142,11 +142,10 @@ def test_a_long_curve_that_comes_out_of_anothers_corner_shares_its_beginning() -
 
 
 def test_a_way_that_bends_into_another_curve_has_no_beginning_there() -> None:
-    x = np.linspace(110, 230, 200)
-    shared, rising = np.c_[x, 190 + 0.007 * (x - 230) ** 2][::-1], line(380, 40, 230, 190)
+    shared, x = line(230, 190, 20, 200), np.linspace(330, 230, 200)
     ground = field(shared)
     explained(ground, shared, 0.2)
-    points = np.concatenate([rising[:-1], shared])
+    points = np.concatenate([np.c_[x, 190 - 2.2 * (x - 230) + 0.02 * (x - 230) ** 2][:-1], shared])
     trail = without_borrowed_tails(ground, Trail(points, np.ones(len(points), bool), 0.0))
     assert trail.points[-1, 0] > 220
 
