@@ -14,16 +14,16 @@ from adapters.curves.ink import Layer
 from adapters.curves.shapes import Axis, Mask, Path
 
 WEIGHTS: dict[str, float] = {
-    "bias": 3.659,
+    "bias": 3.333,
     "axes": 0.0,
-    "unexplained": -7.436,
-    "gaps": -0.48,
-    "doubt": -0.393,
-    "crowd": -1.04,
-    "ends": -0.525,
-    "black": -0.144,
-    "unsupported": -3.764,
-    "shared": -2.473,
+    "unexplained": -6.224,
+    "gaps": -0.32,
+    "doubt": -0.503,
+    "crowd": -0.973,
+    "ends": -0.856,
+    "black": 0.0,
+    "unsupported": -3.207,
+    "shared": -1.795,
 }
 
 DOUBTFUL_AXES = 0.25
