@@ -28,9 +28,8 @@ from domain.errors import Refused
 Method = Literal["standard", "legacy", "llm"]
 
 
-ACCEPTED = 0.92
-"""Results at least so sure are taken as they are; the rest goes to a person. Somewhat above 0.9, for in calibrated mode, on which the
-weights were not fitted, a 0.9 is worth less."""
+ACCEPTED = 0.9
+"""Results at least so sure are taken as they are; the rest goes to a person."""
 
 CUT = "there is far more ink than curves leave, and not all of it was followed: curves may be missing or made up"
 CUT_CHANCE = 0.05
