@@ -58,7 +58,9 @@ async def test_a_station_that_wakes_up_after_it_was_replaced_writes_nothing_and_
         moved = [line for line in device.lines if line.pid == stale.pid and line.at > woken and line.moves]
         assert not moved
         assert stale.exits == [1]
-        assert "the lease of axis has passed on" in stale.said()
+        # Either may notice first: the beat, or the run whose call took as long as the process was away.
+        reasons = "the lease of axis has passed on", "this run of the scan was given up while a call hung"
+        assert any(reason in stale.said() for reason in reasons), stale.said()
         assert "Traceback" not in stale.said(), stale.said()
         events = await all_holds(lab)
         assert [name(it) for it in events if it.subject == "evt.station.bench"] == [
