@@ -24,6 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 #: What roles and shippers load before they begin, each of them nearly all of it.
@@ -171,7 +172,7 @@ def _tell_of_the_dead(told: dict[int, socket.socket]) -> None:
                 pass  # nobody waits for it any more
 
 
-def _live(order: dict[str, object], log: int, parent: int) -> int:
+def _live(order: dict[str, Any], log: int, parent: int) -> int:
     """The child: what is left is that of a program that has just been started."""
     die_with_parent()
     if os.getppid() != parent:
@@ -180,11 +181,11 @@ def _live(order: dict[str, object], log: int, parent: int) -> int:
     os.dup2(log, 2)
     os.close(log)
     os.environ.clear()
-    os.environ.update(order["env"])  # type: ignore[call-overload]
-    os.chdir(str(order["cwd"]))
+    os.environ.update(order["env"])
+    os.chdir(order["cwd"])
     time.tzset()
-    module, _, function = str(order["main"]).partition(":")
-    sys.argv = [module, *order["words"]]  # type: ignore[misc]
+    module, _, function = order["main"].partition(":")
+    sys.argv = [module, *order["words"]]
     return getattr(importlib.import_module(module), function)() or 0
 
 

@@ -1,11 +1,12 @@
 """Extractions through the client, while they end."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from domain.extraction import Extraction, ExtractionCompleted, ExtractionRequested, RequestExtraction
 from domain.job import Job
 from labledger.client.curves import Extractions
+from labledger.client.lab import Lab
 from tests.unit.domain.test_extraction import ID, IMAGE, RESULT
 
 REQUEST = RequestExtraction(extraction_id=ID, graph_image_id=IMAGE)
@@ -36,5 +37,5 @@ class Ending:
 
 async def test_what_is_completed_has_its_result_whenever_it_is_asked_for() -> None:
     for before in range(4):
-        found = await Extractions(Ending(before)).get(ID)  # type: ignore[arg-type]
+        found = await Extractions(cast(Lab, Ending(before))).get(ID)
         assert found["state"] != "completed" or found["result"]["curves"], before

@@ -59,6 +59,16 @@ def test_curves_that_cross_in_a_strip_are_left_as_they_are() -> None:
         assert np.array_equal(before.points, after.points)
 
 
+def test_what_is_seen_behind_a_crossing_tells_nothing_about_the_strip_before_it() -> None:
+    middle = WIDE / 2
+    paths = [path_of(p.points[X < middle + 80]) for p in crossing()]
+    # OpenCV draws slanted lines two pixels broader than it is told.
+    ink = drawn(*((p.points, THICK - 2) for p in paths))
+    strip = ink & (np.arange(WIDE) > middle + 25)
+    for before, after in zip(paths, side_by_side(paths, strip, layer_of(ink)), strict=True):
+        assert off(after.points, before.points) < 3
+
+
 @pytest.mark.parametrize(("apart", "one"), [(3.0, True), (12.0, False)])
 def test_a_strip_is_broad_ink_that_goes_on_for_long(apart: float, one: bool) -> None:
     ink = drawn(*((np.c_[X, 200 + apart * k + 0 * X], THICK) for k in range(3)))

