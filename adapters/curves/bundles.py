@@ -14,7 +14,7 @@ from adapters.curves.ends import to_border
 from adapters.curves.ink import Layer
 from adapters.curves.kit import connected, gaussian_along
 from adapters.curves.shapes import Floats, Ints, Mask, Path
-from adapters.curves.ways import arc
+from adapters.curves.ways import arc, at_points
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,7 @@ def member(path: int, way: Floats, part: Mask, thick: float) -> Member | None:
     """The way as a member of the strip `part`, if it goes through it for some length."""
     if way[-1, 0] < way[0, 0]:
         way = way[::-1]
-    at: Ints = np.rint(way).astype(np.int64)
-    h, w = part.shape
-    inside = np.nonzero(part[np.clip(at[:, 1], 0, h - 1), np.clip(at[:, 0], 0, w - 1)])[0]
+    inside = np.nonzero(at_points(part, way))[0]
     if len(inside) == 0:
         return None
     found = Member(path, way, int(inside[0]), int(inside[-1]))

@@ -12,6 +12,7 @@ import numpy as np
 
 from adapters.curves.ink import Layer
 from adapters.curves.shapes import Axis, Mask, Path
+from adapters.curves.ways import at_points
 
 WEIGHTS: dict[str, float] = {
     "bias": 3.333,
@@ -57,9 +58,7 @@ def unsupported(path: Path, layers: Sequence[Layer]) -> float:
     """The part of a path that has no ink under it."""
     layer = next((q for q in layers if q.colour == path.colour), layers[0])
     near = np.asarray(cv2.dilate(layer.mask.astype(np.uint8), np.ones((5, 5), np.uint8)), np.bool_)
-    at = np.round(path.points - np.array(layer.origin)).astype(int)
-    xs, ys = np.clip(at[:, 0], 0, near.shape[1] - 1), np.clip(at[:, 1], 0, near.shape[0] - 1)
-    return float(1 - near[ys, xs].mean())
+    return float(1 - at_points(near, path.points - np.array(layer.origin)).mean())
 
 
 def loose_ends(path: Path, layers: Sequence[Layer]) -> float:

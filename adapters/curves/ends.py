@@ -11,7 +11,7 @@ from adapters.curves.grid import run_through
 from adapters.curves.ink import Layer
 from adapters.curves.kit import nearest_of
 from adapters.curves.shapes import Floats, Path
-from adapters.curves.ways import arc, at_border, last_part, straight
+from adapters.curves.ways import arc, at_border, at_points, last_part, straight
 
 
 def along_frame(points: Floats, layer: Layer) -> Floats:
@@ -89,9 +89,8 @@ def under_text(points: Floats, layer: Layer) -> Floats:
     way = min((t for t in ways if t > 0), default=math.inf)
     if way > 0.12 * math.hypot(w, h):
         return points
-    along = np.rint(end + np.arange(1, way)[:, None] * d).astype(np.int64)
-    seen = ~layer.text[np.clip(along[:, 1], 0, h - 1), np.clip(along[:, 0], 0, w - 1)]
-    if float(seen.sum()) > layer.rim + 4 + layer.thick:
+    along = end + np.arange(1, way)[:, None] * d
+    if float((~at_points(layer.text, along)).sum()) > layer.rim + 4 + layer.thick:
         return points
     return np.concatenate([points, (end + way * d)[None]])
 
@@ -146,8 +145,8 @@ def branches(points: Floats, first: int, tail: Floats, body: Floats, size: float
     if len(straight_on) > 1 and straight(straight_on) > 1.5:
         return False
     own, shared = arc(points[first:]), arc(points[: first + 1])
-    onward = min(tail[0] * body[0] / max(float(np.hypot(*tail) * np.hypot(*body)), 1e-9), 1.0)
-    return own > 0.25 * size and shared > 0.15 * size and float(onward) > 0.3
+    onward = float(tail[0] * body[0]) / max(float(np.hypot(*tail) * np.hypot(*body)), 1e-9)
+    return own > 0.25 * size and shared > 0.15 * size and onward > 0.3
 
 
 def without_borrowed_tails(field: Field, trail: Trail) -> Trail:
@@ -173,12 +172,13 @@ def without_borrowed_tails(field: Field, trail: Trail) -> Trail:
     return trail
 
 
-def along_others(paths: Sequence[Path], size: float, wide: int, high: int, origin: tuple[int, int]) -> list[Path]:
+def along_others(paths: Sequence[Path], layer: Layer, size: float) -> list[Path]:
     """Long curves that merge with another one and end on it, before the frame, go on along it to its end.
 
     That ink is there once for both; the pen ends on it where nothing is left to be gained. What meets the other at an angle ends there.
     """
-    corner = np.array(origin, np.float64)
+    high, wide = layer.mask.shape
+    corner = np.array(layer.origin, np.float64)
     out: list[Path] = []
     for path in paths:
         points = path.points

@@ -17,7 +17,7 @@ from adapters.curves.ink import Layer
 from adapters.curves.kit import connected, nearest, seen_along
 from adapters.curves.no_curves import hugs_frame, ruled
 from adapters.curves.shapes import Box, Floats, Grey, Ints, Mask, Path
-from adapters.curves.ways import arc, hermite, longest_run, plumb, smooth, straight
+from adapters.curves.ways import arc, at_points, hermite, longest_run, plumb, smooth, straight
 
 MOST_DASHES = 600
 """Pieces of one colour. A curve of more dots than that has none of them apart; what has more is no curve."""
@@ -94,12 +94,6 @@ def cheapest(price: Grey, ink: Mask, edge: int) -> Ints:
     return np.array(way[::-1], np.int64)
 
 
-def ink_at(mask: Mask, at: Floats) -> Mask:
-    """The mask under points (x, y in the last axis); beyond the border it goes on as at the border."""
-    whole = np.round(at).astype(np.int64)
-    return mask[np.clip(whole[..., 1], 0, mask.shape[0] - 1), np.clip(whole[..., 0], 0, mask.shape[1] - 1)]
-
-
 def centred(points: Floats, ink: Mask, thick: float) -> tuple[Floats, Mask]:
     """Points moved to the middle of the ink across the way; and which of them had ink."""
     n = len(points)
@@ -110,7 +104,7 @@ def centred(points: Floats, ink: Mask, thick: float) -> tuple[Floats, Mask]:
     reach = max(2, round(1.2 * thick))
     offsets = np.arange(-reach, reach + 0.01, 0.5)
     at = points[:, None, :] + offsets[None, :, None] * normal[:, None, :]
-    seen = ink_at(ink, np.asarray(at, np.float64))
+    seen = at_points(ink, np.asarray(at, np.float64))
     middle = len(offsets) // 2
     # Only the run of ink that the point itself stands on counts.
     right = np.cumprod(seen[:, middle:], axis=1)
@@ -234,7 +228,7 @@ def way_through(mask: Mask, hidden: Mask, thick: float, size: float) -> Way | No
     points = upright_ends(points, ink, thick, size)
     even = smooth(points, max(1.5, 0.7 * thick))
     even, on = centred(even, ink, thick)
-    covered = ink_at(hidden[:, x0:x1], even)
+    covered = at_points(hidden[:, x0:x1], even)
     step = arc(even) / max(1, len(even) - 1)
     open_runs = [(b - a + 1) * step for a, b in runs_of(~on & ~covered)]
     breaks = sum(1 for length in open_runs if length > 1.2 * thick + 1)
@@ -337,7 +331,7 @@ def without_hems(paths: Sequence[Path], layers: Sequence[Layer], size: float) ->
         if path.details.get("chromatic"):
             out.append(path)
             continue
-        own = ~ink_at(near, path.points - origin)
+        own = ~at_points(near, path.points - origin)
         free = longest_run(path.points, own)
         level = float(np.ptp(path.points[:, 1])) <= max(5.0, path.width)
         if (

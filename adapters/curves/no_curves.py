@@ -1,6 +1,6 @@
 """What was traced and is no curve: rulers' lines, rests of the frame, pointers from a text, what only repeats others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from adapters.curves.ink import Layer
 from adapters.curves.kit import nearest
 from adapters.curves.shapes import Box, Floats, Mask, Path
 from adapters.curves.skeleton import Edge, Graph
-from adapters.curves.ways import arc, at_border, curls, last_part, longest_run, plumb, straight, unevenness
+from adapters.curves.ways import arc, at_border, at_points, curls, last_part, longest_run, plumb, straight, unevenness
 
 
 def ruled(points: Floats, thick: float, size: float, chromatic: bool, wide: float) -> bool:
@@ -131,33 +131,30 @@ def cornered(path: Path, part: Floats, size: float) -> bool:
     )
 
 
-def without_mixtures(paths: list[Path], size: float) -> list[Path]:
-    """Where two curves touch, a walk can take half of each: what the others explain altogether goes, the most doubtful first."""
-    left = list(paths)
-    for path in sorted(paths, key=lambda p: (-p.shared, -p.doubt)):
-        others = [p for p in left if p is not path and p.colour == path.colour]
-        if not others:
-            continue
-        reach = max(0.006 * size, 0.7 * path.width)
-        distance = nearest(path.points, np.concatenate([p.points for p in others]), reach)
-        if arc(longest_run(path.points, np.isinf(distance))) < 0.03 * size:
-            left = [p for p in left if p is not path]
-    return left
+def without_mixtures(paths: Sequence[Path], size: float) -> list[Path]:
+    """Where two curves touch, a walk can take half of each: what the others explain altogether goes."""
+    return unexplained(paths, size, lambda path, apart: arc(longest_run(path.points, apart)))
 
 
 def with_own_ink(paths: Sequence[Path], layer: Layer, size: float) -> list[Path]:
     """Without ways of which nothing is seen but what others explain: under a text and along a line of the grid a pen can get from one
-    curve into another. The most doubtful go first."""
-    h, w = layer.mask.shape
+    curve into another."""
+
+    def seen(path: Path, apart: Mask) -> float:
+        inked = at_points(layer.mask, path.points - np.array(layer.origin, np.float64))
+        return float(np.hypot(*np.diff(path.points, axis=0, prepend=path.points[:1]).T)[apart & inked].sum())
+
+    return unexplained(paths, size, seen)
+
+
+def unexplained(paths: Sequence[Path], size: float, own: Callable[[Path, Mask], float]) -> list[Path]:
+    """Without paths that have too little of their own, in pixels, where they are apart from the others. The most doubtful go first."""
     left = list(paths)
     for path in sorted(paths, key=lambda p: (-p.shared, -p.doubt)):
-        others = [p.points for p in left if p is not path]
+        others = [p.points for p in left if p is not path and p.colour == path.colour]
         if not others:
             continue
         apart = np.isinf(nearest(path.points, np.concatenate(others), max(0.006 * size, 0.7 * path.width)))
-        at = np.rint(path.points - np.array(layer.origin, np.float64)).astype(np.int64)
-        inked = layer.mask[np.clip(at[:, 1], 0, h - 1), np.clip(at[:, 0], 0, w - 1)]
-        steps = np.hypot(*np.diff(path.points, axis=0, prepend=path.points[:1]).T)
-        if float(steps[apart & inked].sum()) < 0.03 * size:
+        if own(path, apart) < 0.03 * size:
             left = [p for p in left if p is not path]
     return left

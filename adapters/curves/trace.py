@@ -20,9 +20,9 @@ from adapters.curves.join import joined, over_the_top
 from adapters.curves.kit import connected
 from adapters.curves.no_curves import distinct, fine, hugs_frame, leader, ruled, with_own_ink
 from adapters.curves.pointers import without_pointers
-from adapters.curves.shapes import Box, Floats, Ints, Mask, Path
+from adapters.curves.shapes import Box, Floats, Mask, Path
 from adapters.curves.skeleton import Cluttered, alive, skeleton_graph
-from adapters.curves.ways import smooth
+from adapters.curves.ways import at_points, smooth
 from adapters.curves.work import MOST_PIECES, Work
 
 MOST_TRIES = 32
@@ -115,11 +115,7 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
     strokes = [e for k, e in enumerate(graph.edges) if alive(graph, k) and e.length >= 2]
     free = {n for n, ks in graph.at.items() if len(ks) == 1}
 
-    def inside(points: Floats) -> tuple[Ints, Ints]:
-        at = np.rint(points).astype(np.int64)
-        return np.clip(at[:, 1], 0, layer.mask.shape[0] - 1), np.clip(at[:, 0], 0, layer.mask.shape[1] - 1)
-
-    wide = [float(np.median(width[inside(e.points)])) > 0.85 * thick + 0.7 for e in strokes]
+    wide = [float(np.median(at_points(width, e.points))) > 0.85 * thick + 0.7 for e in strokes]
     flat = [
         e.length > 0.12 * size and ruled(e.points, thick, size, layer.chromatic, layer.mask.shape[1]) for e in strokes
     ]
@@ -134,7 +130,7 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
         work.guesses -= trail.looked
         trail = without_borrowed_tails(ground, trail)
         points = trail.points
-        own = ground.fresh[inside(points)]
+        own = at_points(ground.fresh, points)
         steps = np.r_[np.hypot(*np.diff(points, axis=0).T), 0.0] if len(points) > 1 else np.zeros(len(points))
         # Of a dotted line the gaps between its dots are its own as well, but not a long way that nobody sees.
         drawn = trail.inked
@@ -145,9 +141,7 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
         explained(ground, points, 0.2)
         if float(np.hypot(*np.ptp(points, axis=0))) < 0.05 * size or fresh < 0.04 * size:
             return
-        if fine(width[inside(points)][own], thick) and (
-            fresh < 0.25 * size or ruled(points[own & trail.inked], thick, size, layer.chromatic, layer.mask.shape[1])
-        ):
+        if fresh < 0.25 * size and fine(at_points(width, points)[own], thick):
             return
         points = smooth(centred(points, layer.mask, thick), max(1.5, 0.6 * thick))
         if ruled(points, thick, size, layer.chromatic, layer.mask.shape[1]) or hugs_frame(points, layer):
@@ -170,10 +164,10 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
         stroke = strokes[i]
         if tries > MOST_TRIES or work.guesses <= 0:
             break
-        if float((~ground.fresh[inside(stroke.points)]).mean()) > 0.4:
+        if float((~at_points(ground.fresh, stroke.points)).mean()) > 0.4:
             continue
         dash = stroke.a in free and stroke.b in free and stroke.length < 0.09 * size
-        dash = dash or float(closed[inside(stroke.points)].mean()) > 0.12
+        dash = dash or float(at_points(closed, stroke.points).mean()) > 0.12
         if stroke.length < (1.5 * thick if dash else max(2.5 * thick, 0.012 * size)):
             continue
         if leader(graph, stroke, layer, layer.text, size):
@@ -224,7 +218,6 @@ def trace(
         if len(found) > 1:
             found = joined(with_own_ink(distinct(found, size, texts), layer, size), layer, size)
             found = along_lines(over_the_top(found, layer), layer)
-            high, wide = layer.mask.shape
-            found = along_others(found, size, wide, high, layer.origin)
+            found = along_others(found, layer, size)
         out += [p for p in found if float(np.hypot(*np.ptp(p.points, axis=0))) > 0.1 * size]
     return distinct(out, size, texts)

@@ -1,9 +1,14 @@
 """The geometry of a way, N x 2 points in the order of drawing: its length, parts, shape."""
 
+from typing import TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
 
 from adapters.curves.kit import gaussian_along
 from adapters.curves.shapes import Floats, Mask
+
+T = TypeVar("T", bound=np.generic)
 
 
 def arc(points: Floats) -> float:
@@ -94,6 +99,12 @@ def seen_through(layer_hidden: Mask, a: Floats, b: Floats) -> float:
     xs = np.clip(np.round(np.linspace(float(a[0]), float(b[0]), n)).astype(int), 0, layer_hidden.shape[1] - 1)
     ys = np.clip(np.round(np.linspace(float(a[1]), float(b[1]), n)).astype(int), 0, layer_hidden.shape[0] - 1)
     return float(layer_hidden[ys, xs].mean())
+
+
+def at_points(values: NDArray[T], points: Floats) -> NDArray[T]:
+    """What an array has under points (x, y in the last axis); beyond the border it goes on as at the border."""
+    at = np.rint(points).astype(np.int64)
+    return values[np.clip(at[..., 1], 0, values.shape[0] - 1), np.clip(at[..., 0], 0, values.shape[1] - 1)]
 
 
 def at_border(point: Floats, wide: int, high: int) -> bool:
