@@ -1,20 +1,16 @@
 """The walk of a pen through ink, guess by guess: the inner loop of `follow`, compiled.
 
-Plain Python over plain arrays, which numba turns into machine code at the first use (some seconds, once a machine: the code is kept in
-the package's `__pycache__` or in the user's cache folder; where neither can be written, each process makes its own). More than ten times
-faster than the same search in operations of NumPy, whose arrays would hold a few hundred numbers each.
+More than ten times faster than the same search in operations of NumPy, whose arrays would hold a few hundred numbers each.
 
 Nothing here is random, and nothing looks at a clock: the same ink gives the same walk on a busy machine.
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from adapters.curves.kit import untyped
+from adapters.curves.kit import compiled
 from adapters.curves.shapes import Floats, Ints, Mask
 
 BENDS = np.array([0.0, 0.002, -0.002, 0.006, -0.006, 0.016, -0.016, 0.045, -0.045, 0.1, -0.1])
@@ -27,20 +23,6 @@ STRIP_BEND = 16.0
 MOST = 24
 MOST_BLIND = 70
 """Guesses kept at each step of those on ink, of those off it, and of those where nothing at all has been seen for long."""
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    numba: Any = untyped("numba")
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        # Nowhere to keep the code: every folder is read-only. It is made anew in each process.
-        return numba.njit(**options)(function)
 
 
 @compiled

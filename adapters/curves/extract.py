@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
-from adapters.curves.beam import ready
+from adapters.curves import beam, grid
 from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, coloured, second_axis, text_level
 from adapters.curves.check import chance, features
 from adapters.curves.frame import corners, find_frames, settled, strokes
@@ -270,7 +270,8 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     """Axes and curves of a picture of one plot; for PDFs see `document.read`. Raises NotReadable for what is no picture."""
     options = options or Options()
     text: TextEngine = engine or own_engine()
-    ready()
+    beam.ready()
+    grid.ready()
     read = remembering(text.read)
     times: dict[str, float] = {}
     last = time.perf_counter()
@@ -322,7 +323,8 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         lap("adviser")
     frame = calibration.frame
     boxes = titles_joined(text.find(picture.rgb), frame)
-    words = equations_joined(read_boxes(picture.rgb, boxes, read))
+    labels = [Word(t.text, t.box, t.score) for a in (calibration.x, calibration.y) if a for t in a.ticks]
+    words = equations_joined(read_boxes(picture.rgb, boxes, read, labels))
     lap("text")
     x, y = calibration.x, calibration.y
     texts = [w.box for w in written(words, frame)]

@@ -7,12 +7,13 @@ direction. What runs along a line shows as more ink than the line has by itself.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from adapters.curves.kit import peaks
-from adapters.curves.shapes import Axis, Floats, Mask, Rgb
+from adapters.curves.kit import compiled, peaks
+from adapters.curves.shapes import Axis, Floats, Ints, Mask
 
 LONGEST = 52
 """Pixels of the longest stroke that is asked for: curves bend, so longer ones would lose them."""
@@ -211,33 +212,59 @@ def run_through(part: Mask, row: int) -> Floats:
 
 def bridged(mask: Mask, bare: Mask, strokes: Sequence[tuple[float, int]]) -> Mask:
     """What lies between ink of `bare` on straight strokes of `mask`: angles in degrees (anticlockwise), each with its length in pixels."""
-    both = mask.astype(np.uint8) + 2 * bare.astype(np.uint8)
-    turned = np.ascontiguousarray(both.T)
-    flat, steep = np.zeros_like(both), np.zeros_like(turned)
+    turned, turned_bare = np.ascontiguousarray(mask.T), np.ascontiguousarray(bare.T)
+    flat, steep = np.zeros_like(mask), np.zeros_like(turned)
+    # Ink column by column, for flat strokes and, in the turned picture, for steep ones.
+    x, y = np.nonzero(turned)
+    v, u = np.nonzero(mask)
     for angle_deg, length in strokes:
-        if abs(angle_deg) > 45:
-            steep |= bridged_along(turned, math.copysign(90 - abs(angle_deg), angle_deg), length)
+        upright = abs(angle_deg) > 45
+        lean = math.copysign(90 - abs(angle_deg), angle_deg) if upright else angle_deg
+        slope = math.tan(math.radians(lean))
+        least = max(3, round(length * math.cos(math.radians(lean))))
+        if upright:
+            bridge(v, u, turned_bare, slope, least, steep)
         else:
-            flat |= bridged_along(both, angle_deg, length)
-    return np.asarray(flat | steep.T, np.bool_) & mask
+            bridge(x, y, bare, slope, least, flat)
+    return (flat | steep.T) & mask
 
 
-def bridged_along(both: Rgb, angle_deg: float, length: int) -> Rgb:
-    """The same for one flat stroke. `both` is 1 on the mask's ink, 3 on what is bare of it."""
-    h, w = both.shape
-    slope = math.tan(math.radians(angle_deg))
-    # Sheared, the stroke lies level, and plain row operations (fast at any length) do it.
-    drop = max(0, math.ceil(slope * (w - 1))), max(0, math.ceil(-slope * (w - 1)))
-    high = h + drop[0] + drop[1]
-    shear = np.array([[1.0, 0.0, 0.0], [slope, 1.0, float(drop[1])]])
-    back = np.array([[1.0, 0.0, 0.0], [-slope, 1.0, -float(drop[1])]])
-    sheared = np.asarray(cv2.warpAffine(both, shear, (w, high), flags=cv2.INTER_NEAREST), np.uint8)
-    row = np.ones((1, max(3, round(length * math.cos(math.radians(angle_deg))))), np.uint8)
-    stroke = np.asarray(cv2.morphologyEx(sheared & 1, cv2.MORPH_OPEN, row), np.uint8)
-    # Only what lies between: at its ends a stroke would run on along the grid for a bit.
-    own = np.asarray(stroke & (sheared >> 1), np.uint8)
-    between = np.asarray(cv2.morphologyEx(own, cv2.MORPH_CLOSE, row), np.uint8) & stroke
-    return np.asarray(cv2.warpAffine(between, back, (w, h), flags=cv2.INTER_NEAREST), np.uint8)
+@lru_cache(maxsize=1)
+def ready() -> None:
+    """Have the machine code before the first picture."""
+    bridged(np.ones((8, 8), np.bool_), np.ones((8, 8), np.bool_), [(0.0, 3)])
+
+
+@compiled
+def bridge(x: Ints, y: Ints, bare: Mask, slope: float, least: int, out: Mask) -> None:
+    """Mark what lies between bare ink on every straight run of ink of this slope that is at least so many columns long.
+
+    `x` and `y` are all pixels of ink, column by column. Only what lies between: at its ends a run would go on along the grid for a
+    bit. Bare pixels may be `least` columns apart at most, and half as many from a border, behind which a stroke would go on.
+    """
+    high, wide = bare.shape
+    fall = np.zeros(wide, np.int64)
+    for k in range(wide):
+        fall[k] = round(slope * k)
+    # The picture is sheared so that runs lie level: where the run of each row began, and how far it has come.
+    down = -min(0, fall[wide - 1])
+    rows = high + abs(fall[wide - 1])
+    begin, end = np.zeros(rows, np.int64), np.full(rows, -1, np.int64)
+    for k in range(len(x) + rows):
+        # After all ink, each row is closed.
+        at, row = (x[k], y[k] + fall[x[k]] + down) if k < len(x) else (wide + 1, k - len(x))
+        if end[row] == at - 1:
+            end[row] = at
+            continue
+        if end[row] - begin[row] + 1 >= least:
+            last = begin[row] - least - 1 if begin[row] > 0 else -(least // 2)
+            for i in range(begin[row], end[row] + 1):
+                if bare[row - down - fall[i], i] or (i == wide - 1 and i - last <= least // 2):
+                    if i - last <= least:
+                        for j in range(max(last + 1, begin[row]), i + 1):
+                            out[row - down - fall[j], j] = True
+                    last = i
+        begin[row] = end[row] = at
 
 
 def painted(shape: tuple[int, int], bands: Sequence[Band]) -> Mask:

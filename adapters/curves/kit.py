@@ -1,7 +1,8 @@
 """The few functions of SciPy, scikit-image, OpenCV and onnxruntime that have no types, given types here."""
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import cv2
 import numpy as np
@@ -72,6 +73,25 @@ def pairs(cost: Floats) -> list[tuple[int, int]]:
     optimize: Any = import_module("scipy.optimize")
     rows, columns = optimize.linear_sum_assignment(cost)
     return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True)]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Plain Python over plain arrays, which numba turns into machine code at the first use (some seconds, once a machine).
+
+    The code is kept in the package's `__pycache__` or in the user's cache folder; where neither can be written, each process
+    makes its own.
+    """
+    numba: Any = untyped("numba")
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        # Nowhere to keep the code: every folder is read-only. It is made anew in each process.
+        return numba.njit(**options)(function)
 
 
 def untyped(module: str) -> Any:

@@ -206,9 +206,30 @@ def readable(boxes: Sequence[Box]) -> list[Box]:
     return [b for i, b in enumerate(boxes) if i in chosen]
 
 
-def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader) -> list[Word]:
-    """Read boxes; tall narrow ones are turned a quarter first. Of a page full of text only the shortest are read: names are short."""
-    boxes = readable(boxes)
+def of_labels(box: Box, labels: Sequence[Word]) -> Word | None:
+    """What stands in a box of the detector that holds labels of an axis, one or a whole row, and nothing else; None for another box."""
+    inside = sorted((q for q in labels if holds(box, q.box)), key=lambda q: q.box.x0)
+    if not inside:
+        return None
+    width = max(q.box.x1 for q in inside) - inside[0].box.x0
+    height = max(q.box.y1 for q in inside) - min(q.box.y0 for q in inside)
+    # The detector's boxes are larger than the letters by half a letter's height or so.
+    if box.width - width > 1.2 * height + 2 or box.height > 2.2 * height + 2:
+        return None
+    return Word(" ".join(q.text for q in inside), box, min(q.score for q in inside))
+
+
+def holds(box: Box, small: Box) -> bool:
+    return box.x0 < small.cx < box.x1 and box.y0 < small.cy < box.y1
+
+
+def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader, labels: Sequence[Word] = ()) -> list[Word]:
+    """Read boxes; tall narrow ones are turned a quarter first. Of a page full of text only the shortest are read: names are short.
+
+    `labels` are words that were read already: the boxes that hold them are not read again.
+    """
+    known = [(box, of_labels(box, labels)) for box in boxes]
+    boxes = readable([box for box, word in known if word is None])
     crops: list[Rgb] = []
     owner: list[tuple[int, bool]] = []
     for i, box in enumerate(boxes):
@@ -220,7 +241,7 @@ def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader) -> list[Word]:
             crops.append(piece)
             owner.append((i, False))
     words = read(crops)
-    return [
+    return [word for _, word in known if word is not None] + [
         Word(text.strip(), boxes[i], score, upright)
         for (i, upright), (text, score) in zip(owner, words, strict=True)
         if text.strip()
