@@ -10,7 +10,7 @@ import numpy as np
 from adapters.curves import beam, grid
 from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, coloured, second_axis, text_level
 from adapters.curves.check import chance, features
-from adapters.curves.frame import corners, find_frames, settled, strokes
+from adapters.curves.frame import corners, drawn, find_frames
 from adapters.curves.ink import layers_of
 from adapters.curves.lane import beyond_cover, sole_curve, without_hems, without_pointer_paths
 from adapters.curves.legacy import scan
@@ -232,14 +232,8 @@ def given_calibration(picture: Picture, given: Given) -> Calibration:
     points = picture.to_work(np.array([*given.x.pixels, *given.y.pixels]))
     xa, xb, ya, yb = points
     box = Box(min(xa[0], xb[0]), min(ya[1], yb[1]), max(xa[0], xb[0]), max(ya[1], yb[1]))
-    level = max(14.0, 0.2 * text_level(picture.ink, picture.noise))
-    length = int(0.16 * min(picture.ink.shape))
-    frame = settled(
-        Frame(box),
-        strokes(picture.ink, level, length, upright=False),
-        strokes(picture.ink, level, length, upright=True),
-        0.0,
-    )
+    # A corner that was clicked is some pixels off its stroke.
+    frame = drawn(Frame(box), picture.ink, max(14.0, 0.2 * text_level(picture.ink, picture.noise)))
 
     def one(g: GivenAxis, p0: float, p1: float) -> Axis:
         return Axis(g.scale, p0, p1, g.values[0], g.values[1])

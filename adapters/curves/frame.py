@@ -167,7 +167,7 @@ def choices(lines: list[Line], crossing: list[Line]) -> list[Line]:
 
 def boxes(dark: Mask, rows: list[Line], columns: list[Line], most: int) -> list[Frame]:
     high, wide = dark.shape
-    near = max(3.0, 0.006 * max(high, wide))
+    near = near_of(high, wide)
     # Grid lines vote for the sides where they start and end; a vertical stroke votes for its own place.
     lefts = [(r.start, r.length) for r in rows] + [(c.at, c.length) for c in columns]
     rights = [(r.end, r.length) for r in rows] + [(c.at, c.length) for c in columns]
@@ -209,6 +209,19 @@ def boxes(dark: Mask, rows: list[Line], columns: list[Line], most: int) -> list[
         if len(kept) >= most:
             break
     return [settled(f, rows, columns, near) for f in kept]
+
+
+def near_of(high: int, wide: int) -> float:
+    """How far apart, in pixels, what belongs together may lie in a picture of this size."""
+    return max(3.0, 0.006 * max(high, wide))
+
+
+def drawn(frame: Frame, ink: Grey, level: float) -> Frame:
+    """A frame that was given, settled on the strokes of the picture."""
+    high, wide = ink.shape
+    length = int(0.16 * min(high, wide))
+    rows, columns = (strokes(ink, level, length, upright=upright) for upright in (False, True))
+    return settled(frame, rows, columns, near_of(high, wide))
 
 
 def settled(frame: Frame, rows: list[Line], columns: list[Line], near: float) -> Frame:
