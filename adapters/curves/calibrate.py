@@ -36,10 +36,6 @@ class Calibration:
         )
 
 
-def text_level(ink: Grey, noise: float) -> float:
-    return max(22.0, 0.33 * float(np.percentile(ink, 99.5)), 5 * noise)
-
-
 def marks(ink: Grey, level: float, frame: Frame, *, upright: bool) -> Floats:
     """Places of tick marks and grid lines along an axis: columns' x when `upright`, rows' y otherwise."""
     b = frame.box
@@ -74,7 +70,7 @@ def marks(ink: Grey, level: float, frame: Frame, *, upright: bool) -> Floats:
 def calibrate(picture: Picture, read: Reader) -> Calibration | None:
     """The best calibrated frame, or None when there is nothing like a plot."""
     best: Calibration | None = None
-    level = text_level(picture.ink, picture.noise)
+    level = picture.text_level
     for frame in find_frames(picture.ink, picture.noise):
         found = calibrate_frame(picture, frame, level, read)
         if best is None or found.merit > best.merit + 0.02:
@@ -134,7 +130,7 @@ def second_axis(picture: Picture, found: Calibration, read: Reader) -> Axis | No
     # The first axis' labels may stand at the right themselves.
     if found.y_labels[0].box.cx > b.cx:
         return None
-    level = text_level(picture.ink, picture.noise)
+    level = picture.text_level
     axis, labels = read_axis(picture, found.frame, level, read, "right")
     axis = second_of(axis, found.y) if numbers(labels) >= 3 else None
     if axis is None or stands_apart(picture.ink, level, found.frame, axis):
@@ -156,4 +152,4 @@ def coloured(picture: Picture, axis: Axis) -> Axis:
     return replace(axis, colour=ink_colour(picture.rgb, [t.box for t in axis.ticks]))
 
 
-__all__ = ["Calibration", "calibrate", "calibrate_frame", "coloured", "marks", "second_axis", "strokes", "text_level"]
+__all__ = ["Calibration", "calibrate", "calibrate_frame", "coloured", "marks", "second_axis", "strokes"]

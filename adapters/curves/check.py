@@ -25,6 +25,7 @@ WEIGHTS: dict[str, float] = {
     "black": 0.0,
     "unsupported": -3.207,
     "shared": -1.795,
+    "mirror": -3.0,
 }
 
 DOUBTFUL_AXES = 0.25
@@ -107,6 +108,7 @@ def features(x: Axis | None, y: Axis | None, paths: Sequence[Path], layers: Sequ
             "black": 1.0,
             "unsupported": 1.0,
             "shared": 1.0,
+            "mirror": 1.0,
             "skims": 0.0,
         }
     black = sum(1 for p in paths if not p.details.get("chromatic")) - 1
@@ -120,6 +122,7 @@ def features(x: Axis | None, y: Axis | None, paths: Sequence[Path], layers: Sequ
         "black": float(max(0, black)),
         "unsupported": max(unsupported(p, layers) for p in paths),
         "shared": max(p.shared for p in paths),
+        "mirror": max(1.0 - p.details.get("mirror", 1.0) for p in paths),
         "skims": float(any(skims(p, layers) for p in paths)),
     }
 

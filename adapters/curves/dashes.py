@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from adapters.curves.kit import connected
-from adapters.curves.shapes import Floats, Ints, Mask
+from adapters.curves.shapes import Floats, Ints, Labels, Mask
 
 MOST_DASHES = 600
 """Pieces of one layer. A plot with more of them is noise or a photo, and its dashes are left as they are."""
@@ -51,7 +51,7 @@ def filled_markers(mask: Mask, thick: float, size: float) -> Mask:
     return mask | keep[labels]
 
 
-def dashes_of(labels: Ints, stats: Ints, thick: float, size: float, rim: int) -> list[Dash]:
+def dashes_of(labels: Labels, stats: Ints, thick: float, size: float, rim: int) -> list[Dash]:
     """Which pieces of ink are dashes or dots: no wider than the pen, and short. What stands on the frame (`rim`) is a tick of the axis."""
     found: list[Dash] = []
     extent = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
@@ -154,7 +154,7 @@ def rows_of(links: list[Link], count: int) -> list[set[int]]:
     return out
 
 
-def ahead(mask: Mask, labels: Ints, dash: Dash, end: Floats, way: Floats, reach: float) -> Floats | None:
+def ahead(mask: Mask, labels: Labels, dash: Dash, end: Floats, way: Floats, reach: float) -> Floats | None:
     """Where ink begins in the direction of an end, other than the dash's own; None where none is near."""
     side = np.array([-way[1], way[0]])
     for t in np.arange(1.5, reach, 0.5):

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 
 from adapters.curves import beam, grid
-from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, coloured, second_axis, text_level
+from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, coloured, second_axis
 from adapters.curves.check import chance, features
 from adapters.curves.frame import corners, drawn, find_frames
 from adapters.curves.ink import layers_of
@@ -20,6 +20,7 @@ from adapters.curves.picture import Picture, decode, prepare
 from adapters.curves.shapes import Axis, Box, Floats, Frame, Path, Rgb, Scale, Tick, Word
 from adapters.curves.sides import UNKNOWN, UNKNOWN_CHANCE, Side, not_names, on_the_first, sides_of
 from adapters.curves.trace import trace
+from adapters.curves.ways import evenly
 from adapters.curves.words import Reader, equations_joined, read_boxes, remembering, titles_joined, written
 from adapters.curves.words import engine as own_engine
 from adapters.curves.work import Work
@@ -233,7 +234,7 @@ def given_calibration(picture: Picture, given: Given) -> Calibration:
     xa, xb, ya, yb = points
     box = Box(min(xa[0], xb[0]), min(ya[1], yb[1]), max(xa[0], xb[0]), max(ya[1], yb[1]))
     # A corner that was clicked is some pixels off its stroke.
-    frame = drawn(Frame(box), picture.ink, max(14.0, 0.2 * text_level(picture.ink, picture.noise)))
+    frame = drawn(Frame(box), picture.ink, max(14.0, 0.2 * picture.text_level))
 
     def one(g: GivenAxis, p0: float, p1: float) -> Axis:
         return Axis(g.scale, p0, p1, g.values[0], g.values[1])
@@ -286,7 +287,7 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
     found = calibrate(picture, read) if options.calibration is None else None
     if options.calibration is not None:
         calibration = given_calibration(picture, options.calibration)
-        labels = calibrate_frame(picture, calibration.frame, text_level(picture.ink, picture.noise), read)
+        labels = calibrate_frame(picture, calibration.frame, picture.text_level, read)
         assert calibration.x and calibration.y
         calibration = Calibration(
             calibration.frame,
@@ -419,13 +420,6 @@ def marks_of(paths: Sequence[Path]) -> Floats:
         else:
             marks.append(own[len(own) // 2])
     return np.array(marks)
-
-
-def evenly(points: Floats, count: int) -> Floats:
-    """Points along a path at equal distances."""
-    along = np.r_[0.0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-    at = np.linspace(0.0, float(along[-1]), count)
-    return np.column_stack([np.interp(at, along, points[:, k]) for k in (0, 1)])
 
 
 def names_by_advice(paths: Sequence[Path], advice: object, picture: Picture) -> list[Path]:

@@ -7,15 +7,16 @@ from typing import Any, ParamSpec, TypeVar
 import cv2
 import numpy as np
 
-from adapters.curves.shapes import Floats, Ints, Mask
+from adapters.curves.shapes import Floats, Ints, Labels, Mask
 
 
-def connected(mask: Mask) -> tuple[int, Ints, Ints, Floats]:
+def connected(mask: Mask) -> tuple[int, Labels, Ints, Floats]:
     """Pieces of a mask (8 neighbours): how many with the background, labels, rows of x, y, width, height, area, centres."""
+    # The mask's own bytes, and labels as OpenCV makes them: copies of whole pictures would cost as much as the work.
     count, labels, stats, centres = cv2.connectedComponentsWithStats(
-        np.ascontiguousarray(mask).astype(np.uint8), connectivity=8
+        np.ascontiguousarray(mask).view(np.uint8), connectivity=8
     )
-    return int(count), np.asarray(labels, np.int64), np.asarray(stats, np.int64), np.asarray(centres, np.float64)
+    return int(count), np.asarray(labels, np.int32), np.asarray(stats, np.int64), np.asarray(centres, np.float64)
 
 
 def seen_along(mask: Mask, axis: int) -> Mask:

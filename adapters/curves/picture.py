@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -38,6 +39,11 @@ class Picture:
     zoom: float
     origin: tuple[float, float] = (0.0, 0.0)
     """Where `source` lies on its page; its pixels are counted from the page's corner."""
+
+    @cached_property
+    def text_level(self) -> float:
+        """What is darker than this may be a letter."""
+        return max(22.0, 0.33 * float(np.percentile(self.ink, 99.5)), 5 * self.noise)
 
     def to_work(self, points: Floats) -> Floats:
         return np.asarray(points, np.float64) @ self.matrix[:, :2].T + self.matrix[:, 2]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Labels = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 Rgb = NDArray[np.uint8]
 Grey = NDArray[np.float32]

@@ -18,16 +18,19 @@ from adapters.curves.follow import Pen, Trail, both_ways, centred, explained, fi
 from adapters.curves.ink import Layer
 from adapters.curves.join import joined, over_the_top
 from adapters.curves.kit import connected
+from adapters.curves.mirror import agreement, mirrored, mirrored_boxes, mirrored_points
 from adapters.curves.no_curves import distinct, fine, hugs_frame, leader, ruled, with_own_ink
 from adapters.curves.pointers import without_pointers
 from adapters.curves.shapes import Box, Floats, Mask, Path
 from adapters.curves.skeleton import Cluttered, alive, skeleton_graph
 from adapters.curves.ways import at_points, smooth
-from adapters.curves.work import MOST_PIECES, Work
+from adapters.curves.work import MOST_GUESSES, MOST_PIECES, Work
 
 MOST_TRIES = 32
 """Strokes followed in one layer before the rest is left: ink that is no plot has thousands. Counted, not timed, so that a busy
 machine gives the same result."""
+A_LITTLE = 100_000
+"""Guesses that a second reading may cost beyond twice the first one's."""
 MOST_CURVES = 60
 """Curves of one picture. Nobody could tell more of them apart."""
 
@@ -212,12 +215,34 @@ def trace(
             break
         layer = pointed(layer, ink, size, texts, work)
         sole = alone(layer, size) if alone and coloured else None
-        if sole is not None and not layer.chromatic and sole.gaps > 0.1:
-            sole = None
-        found = [sole] if sole else trace_layer(layer, size, work)
-        if len(found) > 1:
-            found = joined(with_own_ink(distinct(found, size, texts), layer, size), layer, size)
-            found = along_lines(over_the_top(found, layer), layer)
-            found = along_others(found, layer, size)
-        out += [p for p in found if float(np.hypot(*np.ptp(p.points, axis=0))) > 0.1 * size]
-    return distinct(out, size, texts)
+        if sole is not None and (layer.chromatic or sole.gaps <= 0.1):
+            out.append(sole)
+        else:
+            out += read_twice(layer, size, texts, work)
+    return distinct([p for p in out if float(np.hypot(*np.ptp(p.points, axis=0))) > 0.1 * size], size, texts)
+
+
+def read_twice(layer: Layer, size: float, texts: Sequence[Box], work: Work) -> list[Path]:
+    """Curves of one layer, each with how far the layer looks the same in a mirror, 0-1 (`mirror` in its details).
+
+    Ink that has cost much is not read again: then nothing speaks for what was found.
+    """
+    before = work.guesses
+    paths = curves_of(layer, size, texts, work)
+    spent = before - work.guesses
+    alike = 0.0
+    if not work.cut and spent < MOST_GUESSES / 4:
+        once_more = replace(work, guesses=2 * spent + A_LITTLE)
+        again = curves_of(mirrored(layer), size, mirrored_boxes(texts, layer), once_more)
+        alike = agreement(paths, [mirrored_points(p.points, layer) for p in again], size)
+    return [replace(p, details=p.details | {"mirror": alike}) for p in paths]
+
+
+def curves_of(layer: Layer, size: float, texts: Sequence[Box], work: Work) -> list[Path]:
+    """Curves of one layer: what was traced, with what the curves tell about each other."""
+    found = trace_layer(layer, size, work)
+    if len(found) > 1:
+        found = joined(with_own_ink(distinct(found, size, texts), layer, size), layer, size)
+        found = along_lines(over_the_top(found, layer), layer)
+        found = along_others(found, layer, size)
+    return found

@@ -18,10 +18,14 @@ def arc(points: Floats) -> float:
 def thin(points: Floats, step: float) -> Floats:
     if len(points) < 3:
         return points
-    s = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-    n = max(2, int(s[-1] / step) + 1)
-    at: Floats = np.linspace(0.0, float(s[-1]), n)
-    return np.c_[np.interp(at, s, points[:, 0]), np.interp(at, s, points[:, 1])]
+    return evenly(points, max(2, int(arc(points) / step) + 1))
+
+
+def evenly(points: Floats, count: int) -> Floats:
+    """So many points along a way at equal distances."""
+    along = np.r_[0.0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
+    at = np.linspace(0.0, float(along[-1]), count)
+    return np.column_stack([np.interp(at, along, points[:, k]) for k in (0, 1)])
 
 
 def smooth(points: Floats, sigma: float) -> Floats:

@@ -19,7 +19,7 @@ from adapters.curves.shapes import Box, Frame, Grey, Rgb, Word
 
 READ_HEIGHT = 48
 BATCH = 12
-PADDING = 1.25
+PADDING = 1.1
 """How much wider than its narrowest the widest picture of a batch may be: the recogniser's work grows with the widest."""
 
 MOST_TEXT = 12_000

@@ -1,9 +1,12 @@
 """The grid goes, the curves stay whole: on masks drawn here."""
 
+import math
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
-from adapters.curves.grid import Band, grid_bands, peaks_of, riding, showing, without_grid
+from adapters.curves.grid import Band, bridge, bridged, grid_bands, peaks_of, riding, showing, without_grid
 from adapters.curves.ink import boxes_around
 
 HIGH, WIDE = 300, 400
@@ -54,6 +57,47 @@ def test_two_close_strokes_are_not_tied_together_by_the_grid_between_them() -> N
     between = out & ~np.asarray(cv2.dilate(curves, np.ones((5, 5), np.uint8)), bool)
     assert between.sum() < 12
     assert out[curves > 0].mean() > 0.97
+
+
+def cut_stroke(width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A slanted stroke, the same with a gap where an upright line was taken out, and the gap."""
+    mask = strokes(((0, 60), (399, 200)), thick=3).astype(bool)
+    gap = np.zeros_like(mask)
+    gap[:, 200 : 200 + width] = True
+    return mask, mask & ~gap, mask & gap
+
+
+def test_a_gap_is_bridged_along_a_stroke_in_its_direction_only() -> None:
+    mask, bare, gap = cut_stroke(8)
+    slope_deg = -math.degrees(math.atan2(140, 399))
+    for turned in (False, True):
+        given = [np.ascontiguousarray(m.T) if turned else m for m in (mask, bare, gap)]
+        angle = -90 - slope_deg if turned else slope_deg
+        assert (bridged(given[0], given[1], [(-angle, 30)]) & given[2]).sum() == 0
+        found = bridged(given[0], given[1], [(angle, 30)])
+        assert found[given[2]].mean() > 0.9
+        # A stroke is not bridged over more than its own length.
+        assert not (bridged(given[0], given[1], [(angle, 8)]) & given[2]).any()
+
+
+def test_what_ends_at_the_border_of_the_picture_is_whole() -> None:
+    mask = strokes(((0, 150), (399, 150)), thick=3).astype(bool)
+    bare = mask.copy()
+    bare[:, :4] = bare[:, -4:] = False
+    assert bridged(mask, bare, [(0.0, 12)])[mask & ~bare].all()
+    assert not bridged(mask, bare, [(0.0, 6)])[mask & ~bare].all()
+
+
+def test_the_compiled_bridge_is_the_plain_one() -> None:
+    mask, bare, _ = cut_stroke(8)
+    x, y = np.nonzero(np.ascontiguousarray(mask.T))
+    plain: Callable[..., None] = bridge.py_func  # type: ignore[attr-defined]
+    ours, theirs = np.zeros_like(mask), np.zeros_like(mask)
+    for slope in (0.35, -0.35, 0.0):
+        bridge(x, y, bare, slope, 9, ours)
+        plain(x, y, bare, slope, 9, theirs)
+    assert ours.any()
+    assert np.array_equal(ours, theirs)
 
 
 def test_flat_and_steep_strokes_cross_the_other_family() -> None:
