@@ -1,15 +1,17 @@
 """From a drawn picture to numbers and back."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from adapters.curves.extract import Extraction, Given, Options, extract
+from adapters.curves.frame import corners
 from adapters.curves.overlay import overlay
-from adapters.curves.shapes import Box, Frame
+from adapters.curves.shapes import Box, Frame, Rgb, Word
 from adapters.curves.table import csv_text
-from adapters.curves.words import titles_joined
+from adapters.curves.words import read_boxes, titles_joined
 from domain.errors import Refused
 from labledger.curves import unit_in
 
@@ -96,6 +98,54 @@ def test_the_pieces_of_an_upright_title_are_read_as_one() -> None:
     joined = titles_joined([*pieces, *ticks, *legend, *inside], frame)
     assert Box(41, 332, 76, 418) in joined
     assert len(joined) == 1 + len(ticks) + len(legend) + len(inside)
+
+
+LABELS = [Word(str(k), Box(100 + 60 * k, 460, 112 + 60 * k, 476), 0.9 + 0.01 * k) for k in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("box", "text"),
+    [
+        (Box(95, 455, 117, 481), "0"),
+        (Box(95, 455, 297, 481), "0 1 2 3"),
+        (Box(155, 455, 237, 481), "1 2"),
+        (Box(40, 455, 117, 481), None),
+        (Box(95, 455, 117, 520), None),
+        (Box(95, 500, 297, 520), None),
+    ],
+)
+def test_labels_of_an_axis_are_not_read_twice(box: Box, text: str | None) -> None:
+    """A box with one of them or a row of them and nothing else; not where a title stands in the same box."""
+    asked: list[int] = []
+
+    def read(crops: Sequence[Rgb]) -> list[tuple[str, float]]:
+        asked.append(len(crops))
+        return [("read", 0.8)] * len(crops)
+
+    (word,) = read_boxes(np.zeros((600, 600, 3), np.uint8), [box], read, LABELS)
+    assert word.box == box
+    assert (word.text, sum(asked)) == ((text, 0) if text else ("read", 1))
+
+
+def test_a_given_frame_settles_on_its_strokes(drawing: Drawing) -> None:
+    """Corners that were clicked some pixels beside the frame; the values stay with the pixels that were clicked."""
+    picture = drawing([(lambda x: x**2, BLACK)])
+    first = extract(picture)
+    assert first.frame is not None
+    box = first.frame.box
+    (x0, y0), (x1, y1) = first.picture.to_source(np.array([[box.x0, box.y0], [box.x1, box.y1]])).tolist()
+    corner = {"value": 0, "px": [x0 + 2, y1 - 2]}
+    clicked = {
+        "x": {"scale": "linear", "calibration": [corner, {"value": 1, "px": [x1 + 1, y1 - 2]}]},
+        "y": {"scale": "linear", "calibration": [corner, {"value": 1, "px": [x0 + 2, y0 - 2]}]},
+    }
+    result = extract(picture, Options(calibration=Given.from_json(clicked)))
+    assert result.frame is not None
+    assert corners(result.frame) == pytest.approx(corners(first.frame), abs=0.5)
+    assert result.x is not None
+    assert result.picture.to_source(np.array([[result.x.p0, 0], [result.x.p1, 0]]))[:, 0] == pytest.approx(
+        [x0 + 2, x1 + 1]
+    )
 
 
 def test_a_calibration_with_twice_the_same_point_is_refused() -> None:
