@@ -11,8 +11,8 @@ from adapters.curves import beam, grid
 from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, coloured, second_axis
 from adapters.curves.check import chance, features
 from adapters.curves.frame import corners, drawn, find_frames
-from adapters.curves.ink import layers_of
 from adapters.curves.lane import beyond_cover, sole_curve, without_hems, without_pointer_paths
+from adapters.curves.layers import layers_of
 from adapters.curves.legacy import scan
 from adapters.curves.llm import Adviser, advised, ask
 from adapters.curves.names import legend_area, legend_of, named, sample_area

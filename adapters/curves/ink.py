@@ -1,4 +1,4 @@
-"""Which ink belongs to curves: layers by colour, the grid taken out where its lines are known to run, text taken out."""
+"""Which ink belongs to curves: colours told apart, text, boxes, rims and specks taken out."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from adapters.curves.grid import comb, grid_bands, peaks_of, showing, without_grid
 from adapters.curves.kit import connected, seen_along, strongest, weakest
-from adapters.curves.shapes import Axis, Box, Floats, Frame, Mask, Rgb
+from adapters.curves.shapes import Box, Floats, Frame, Mask, Rgb
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ def palette(lab: Floats, strong: Mask, least: int) -> list[Floats]:
 
 
 Painted = tuple[Mask, tuple[int, int, int], bool]
+"""Ink: where it is, its colour, and whether that is one at all (not black or grey)."""
 
 
 def without_rims(masks: Sequence[Painted]) -> list[Painted]:
@@ -349,133 +349,3 @@ def without_boxes(mask: Mask, text: Mask, thick: float) -> Mask:
         if min(float(side[len(side) // 8 : max(1, 7 * len(side) // 8)].mean()) for side in sides) > 0.93:
             out[max(0, y - grown) : y + bh + grown, max(0, x - grown) : x + bw + grown] = False
     return out
-
-
-def layers_of(
-    rgb: Rgb,
-    frame: Frame,
-    x: Axis | None,
-    y: Axis | None,
-    texts: Sequence[Box],
-    noise: float,
-    legend: Sequence[Box] = (),
-    covers: Sequence[Box] = (),
-) -> list[Layer]:
-    """Curve ink by colour, the strongest layers first. `legend` are places of samples, whose ink is no curve's; `covers` are
-    places where curves may run unseen."""
-    x0, y0, x1, y1 = plot_area(frame)
-    part = np.ascontiguousarray(rgb[y0:y1, x0:x1])
-    h, w = part.shape[:2]
-    origin = (x0, y0)
-    reach = max(15, 2 * (max(w, h) // 50) + 1)
-    v = contrast(part, reach)
-    strength = strongest(v)
-    text = text_mask((h, w), texts, origin, 1)
-    samples = text_mask((h, w), legend, origin, 1)
-    covered = text_mask((h, w), covers, origin, 0)
-    inked = strength[strength > max(25, 4 * noise)]
-    top = float(np.percentile(inked, 95)) if len(inked) > 50 else 255.0
-    weak_level = max(14.0, 0.15 * top, 4 * noise)
-    lab = np.asarray(cv2.cvtColor(part.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float64)
-    bleed = bleeding(v)
-    hued = v
-    white = np.array([100.0, 0.0, 0.0])
-    paper = strength < weak_level
-    # A plot that is all black asks for no colours.
-    if (bleed > 0.02 or (strength - weakest(v))[~paper].max(initial=0.0) > 34) and paper.any():
-        white = np.array([np.median(lab[..., k][paper]) for k in range(3)])
-    if bleed > 0.02:
-        sigma = min(5.0, 1.5 + 35 * bleed)
-        lab = white + gathered(lab - white, strength, sigma)
-        hued = gathered(v, strength, sigma)
-    depth = strongest(hued)
-    chroma = depth - weakest(hued)
-    coloured = (chroma > max(34.0, 5 * noise)) & (chroma > 0.3 * depth)
-    if bleed > 0.02:
-        peak = np.asarray(cv2.dilate(strength.astype(np.float32), np.ones((9, 9), np.uint8)), np.float64)
-        coloured &= (strength > 0.35 * peak) & (strength > weak_level)
-    strong = coloured & (chroma > 45)
-    colours = palette(lab, strong & ~text & ~samples, max(40, int(0.25 * w)))
-    edge = np.zeros((h, w), np.bool_)
-    rim = max(2, round(0.006 * max(w, h)))
-    edge[:rim], edge[-rim:], edge[:, :rim], edge[:, -rim:] = True, True, True, True
-    layers: list[Layer] = []
-    masks: list[tuple[Mask, tuple[int, int, int], bool]] = []
-    if colours:
-        # A rim pixel mixes a colour with the paper: it lies on the line between them in Lab.
-        away = np.ascontiguousarray((lab[coloured] - white).T)
-        least, mixed, best = (np.full(away.shape[1], v) for v in (np.inf, 0.0, -1.0))
-        for k, centre in enumerate(colours):
-            d = centre - white
-            mix = np.clip(d @ away / float(d @ d), 0, 1.25)
-            rest = [(away[c] - mix * d[c]) ** 2 for c in range(3)]
-            cost = np.sqrt(0.5 * rest[0] + rest[1] + rest[2])
-            nearer = cost < least
-            least[nearer], mixed[nearer], best[nearer] = cost[nearer], mix[nearer], k
-        for k, centre in enumerate(colours):
-            mask = np.zeros((h, w), np.bool_)
-            mask[coloured] = (best == k) & (mixed > 0.42) & (least < 30)
-            masks.append((mask, lab_to_rgb(centre), True))
-    grey = ~coloured
-    level = (
-        max(0.42 * top, weak_level)
-        if not colours
-        else max(
-            0.42 * float(np.percentile(strength[grey & (strength > 25)], 95))
-            if (grey & (strength > 25)).sum() > 50
-            else 110.0,
-            weak_level,
-        )
-    )
-    masks.append((grey & (strength > level), (0, 0, 0), False))
-    masks = without_rims(masks)
-    painted = np.zeros((h, w), np.bool_)
-    for mask, _, chromatic in masks:
-        if chromatic:
-            painted |= mask
-    usual = stroke_width(painted)
-    allink = strength > weak_level
-    for mask, colour, chromatic in masks:
-        seen = mask if chromatic else grey & (strength > weak_level)
-        level_part = np.clip(strength / top, 0, 1) * seen
-        free = ~text
-        found_rows = peaks_of(level_part, seen, free)
-        found_columns = peaks_of(level_part.T, seen.T, free.T)
-        rows = grid_bands(found_rows, comb(y, [q for q in found_rows if q.cover > 0.5], y0, h), h)
-        columns = grid_bands(found_columns, comb(x, [q for q in found_columns if q.cover > 0.5], x0, w), w)
-        # A coloured grid has many lines; one or two "lines" of a colour are flat pieces of its curve.
-        if chromatic and len(rows) + len(columns) < 4:
-            rows, columns = [], []
-        solid, solid_c = showing(mask, rows), showing(np.ascontiguousarray(mask.T), columns)
-        bare, grid = without_grid(mask, level_part, solid, solid_c)
-        bare &= ~samples
-        cleared = rim if not chromatic or framed(mask, rim) else 0
-        if cleared:
-            bare &= ~edge
-        bare = (
-            without_letters(bare, text)
-            if chromatic
-            else without_text(without_boxes(bare, text, stroke_width(bare)), text, stroke_width(bare & ~text))
-            & ~boxes_around(bare, text, stroke_width(bare))
-        )
-        if not chromatic and colours:
-            bare = without_residue(bare, painted, usual)
-        others = np.zeros((h, w), np.bool_)
-        for other, _, is_colour in masks:
-            if other is not mask and (is_colour or chromatic):
-                others |= other
-        thick = stroke_width(bare, grid & ~bare)
-        # A line of the grid hides no curve that is much thicker: it only cuts it where they cross, which is no way to run unseen.
-        fine = thick > 2 * float(np.median([b.thick for b in (*solid, *solid_c)] or [0])) + 1
-        hidden = (
-            (np.zeros_like(mask) if fine else grid & mask)
-            | text
-            | samples
-            | covered
-            | np.asarray(cv2.dilate(others.astype(np.uint8), np.ones((3, 3), np.uint8)), np.bool_)
-        )
-        if chromatic:
-            bare = without_mixed(bare, painted & ~mask, thick)
-        bare = without_specks(bare & ~side_rests(bare, cleared, thick), max(2, round(0.6 * thick)))
-        layers.append(Layer(bare, hidden, allink, text, colour, chromatic, origin, thick, cleared))
-    return layers

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adapters.curves.ink import layers_of
+from adapters.curves.layers import layers_of
 from adapters.curves.shapes import Axis, Box, Frame, Path
 
 

@@ -6,13 +6,13 @@ import numpy as np
 from adapters.curves.ink import (
     bleeding,
     contrast,
-    layers_of,
     side_rests,
     stroke_width,
     without_boxes,
     without_mixed,
     without_text,
 )
+from adapters.curves.layers import layers_of
 from adapters.curves.shapes import Box, Frame, Rgb
 
 RED, BLUE = (200, 20, 20), (31, 119, 180)
