@@ -1,7 +1,7 @@
 """Behind a stretch that curves share: which rest is whose, by what is smoothest."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +12,15 @@ from adapters.curves.kit import nearest_of, pairs
 from adapters.curves.shapes import Floats, Path
 from adapters.curves.ways import arc, at_border, last_part, unevenness
 
+LEAST_APART = 0.15
+"""By so much one of two strokes must be darker than the other to be told from it by that."""
 
-def swapped(paths: list[Path]) -> list[Path]:
-    """Where two paths share a stretch, the rest of each goes to the one that it continues more smoothly."""
+
+def swapped(paths: list[Path], tone: Callable[[Floats], float] = lambda _: 0.0) -> list[Path]:
+    """Where two paths share a stretch, the rest of each goes to the one that it continues more smoothly, or whose ink is as dark.
+
+    `tone` is how dark a stretch is on average.
+    """
     out = [p.points for p in paths]
     done: set[tuple[int, int, int, int]] = set()
     # How often each path was changed; two that were compared as they are need not be compared again.
@@ -27,7 +33,7 @@ def swapped(paths: list[Path]) -> list[Path]:
                 if paths[i].colour != paths[j].colour or compared.get((i, j)) == (changes[i], changes[j]):
                     continue
                 compared[i, j] = changes[i], changes[j]
-                better = uncrossed(out[i], out[j], max(paths[i].width, paths[j].width), done, (i, j))
+                better = uncrossed(out[i], out[j], max(paths[i].width, paths[j].width), done, (i, j), tone)
                 if better is not None:
                     out[i], out[j] = better
                     changes[i], changes[j] = changes[i] + 1, changes[j] + 1
@@ -38,9 +44,14 @@ def swapped(paths: list[Path]) -> list[Path]:
 
 
 def uncrossed(
-    one: Floats, other: Floats, thick: float, done: set[tuple[int, int, int, int]], pair: tuple[int, int]
+    one: Floats,
+    other: Floats,
+    thick: float,
+    done: set[tuple[int, int, int, int]],
+    pair: tuple[int, int],
+    tone: Callable[[Floats], float],
 ) -> tuple[Floats, Floats] | None:
-    """The two with their ends exchanged behind a shared stretch where that is clearly smoother, else None."""
+    """The two with their ends exchanged behind a shared stretch where that is clearly right, else None."""
     reach = 0.9 * thick + 1.0
     distance, spatial = nearest_of(one, other)
     near = np.nonzero(distance < reach)[0]
@@ -64,14 +75,26 @@ def uncrossed(
         if min(arc(q) for q in (a_in, a_out, b_in, b_out)) < 0.35 * look:
             continue
         done.add(key)
-        kept = unevenness(a_in, a_out) + unevenness(b_in, b_out)
-        crossed = unevenness(a_in, b_out) + unevenness(b_in, a_out)
-        if crossed < 0.75 * kept - 0.08:
+        exchanged = by_tone(*(tone(q) for q in (a_in, a_out, b_in, b_out)))
+        if exchanged is None:
+            kept = unevenness(a_in, a_out) + unevenness(b_in, b_out)
+            crossed = unevenness(a_in, b_out) + unevenness(b_in, a_out)
+            exchanged = crossed < 0.75 * kept - 0.08
+        if exchanged:
             # Exchanged where they are nearest, so that no corner is left.
             a = a0 + int(np.argmin(distance[a0 : a1 + 1]))
             b = int(spatial[a]) if second is other else len(other) - 1 - int(spatial[a])
             return np.concatenate([one[:a], second[b:]]), np.concatenate([second[:b], one[a:]])
     return None
+
+
+def by_tone(a_in: float, a_out: float, b_in: float, b_out: float) -> bool | None:
+    """Whether two ways have each other's rests, told by how dark they are before and behind; None where that tells nothing."""
+    apart = min(abs(a_in - b_in), abs(a_out - b_out))
+    kept, crossed = abs(a_in - a_out) + abs(b_in - b_out), abs(a_in - b_out) + abs(b_in - a_out)
+    if apart <= LEAST_APART * max(a_in, b_in) or min(kept, crossed) > 0.4 * max(kept, crossed):
+        return None
+    return crossed < kept
 
 
 def led_through(paths: list[Path], layer: Layer) -> list[Path]:

@@ -335,7 +335,8 @@ def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngin
         paths = without_pointer_paths(
             without_hems(trace(layers, size, texts, sole_curve, work), layers, size), texts, size
         )
-        paths = beyond_cover(paths, size, corners(frame))
+        left, _, right, _ = corners(frame)
+        paths = beyond_cover(paths, size, left, right, picture.rgb)
         lap("trace")
     paths = named(picture.rgb, chosen(paths, options.calibration), words, frame, legend)
     paths = names_by_advice(paths, advice.get("names"), picture)

@@ -9,6 +9,7 @@ import numpy as np
 
 from adapters.curves.kit import connected, seen_along, strongest, weakest
 from adapters.curves.shapes import Box, Floats, Frame, Mask, Rgb
+from adapters.curves.ways import at_points
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class Layer:
     thick: float
     rim: int = 0
     """Pixels at the plot's border that were cleared of the frame."""
+    strength: Floats | None = None
+    """How dark the picture is, 0-1."""
+
+    def tone(self, points: Floats) -> float:
+        """How dark its ink is on average along points of the picture, where no text is; 0 where that is not known."""
+        at = points - np.array(self.origin, np.float64)
+        at = at[~at_points(self.text, at)]
+        return float(at_points(self.strength, at).mean()) if self.strength is not None and len(at) else 0.0
 
 
 def plot_area(frame: Frame) -> tuple[int, int, int, int]:
@@ -289,6 +298,17 @@ def without_mixed(mask: Mask, others: Mask, thick: float) -> Mask:
     mixed = small & (inside > 0.85 * area)
     mixed[0] = False
     return mask & ~mixed[labels]
+
+
+def lettered(mask: Mask, ink: Mask, texts: Sequence[Box], origin: tuple[int, int]) -> list[Box]:
+    """Texts that may be written in a colour: much of the `ink` in them is in its `mask`. Else what is seen of it there is a curve's."""
+
+    def share(box: Box) -> float:
+        x0, y0 = max(0, round(box.x0) - origin[0]), max(0, round(box.y0) - origin[1])
+        part = slice(y0, max(y0, round(box.y1) - origin[1])), slice(x0, max(x0, round(box.x1) - origin[0]))
+        return float(mask[part].sum()) / max(1.0, float(ink[part].sum()))
+
+    return [box for box in texts if share(box) > 0.3]
 
 
 def without_letters(mask: Mask, text: Mask) -> Mask:

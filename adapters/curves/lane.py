@@ -13,10 +13,11 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
+from adapters.curves.ends import to_border
 from adapters.curves.ink import Layer
 from adapters.curves.kit import connected, nearest, seen_along
 from adapters.curves.no_curves import hugs_frame, ruled
-from adapters.curves.shapes import Box, Floats, Grey, Ints, Mask, Path
+from adapters.curves.shapes import Box, Floats, Grey, Ints, Mask, Path, Rgb
 from adapters.curves.ways import arc, at_points, hermite, longest_run, plumb, smooth, straight
 
 MOST_DASHES = 600
@@ -284,7 +285,7 @@ def sole_curve(layer: Layer, size: float) -> Path | None:
             break
     if best is None or hugs_frame(best.points, layer):
         return None
-    points = best.points
+    points = to_border(best.points, layer)
     return Path(
         points + np.array(layer.origin, np.float64),
         layer.colour,
@@ -344,22 +345,24 @@ def without_hems(paths: Sequence[Path], layers: Sequence[Layer], size: float) ->
     return out
 
 
-def beyond_cover(paths: Sequence[Path], size: float, corner: tuple[float, float, float, float]) -> list[Path]:
+def beyond_cover(paths: Sequence[Path], size: float, left: float, right: float, rgb: Rgb) -> list[Path]:
     """A curve that ends where it joins another in its direction goes on under it: had it stopped or parted, its colour would show.
+    One that meets the other at an angle goes on under it as far as its colour shows at the other's rims.
 
-    `corner` is the plot's left, top, right and bottom: an end there is a true end.
+    An end at the plot's `left` or `right` side is a true end. `rgb` is the picture.
     """
     out = list(paths)
     for i, path in enumerate(paths):
         points = path.points
         for side in (0, 1):
             points = points[::-1] if side else points
-            tip = points[0]
-            rim = 0.015 * size
-            inside = corner[0] + rim < tip[0] < corner[2] - rim and corner[1] + rim < tip[1] < corner[3] - rim
-            if inside:
+            if left + 0.015 * size < points[0, 0] < right - 0.015 * size:
                 rest = max(
-                    (under(points, q, size) for j, q in enumerate(out) if j != i and q.colour != path.colour),
+                    (
+                        under(points, path, q, size, rgb)
+                        for j, q in enumerate(out)
+                        if j != i and q.colour != path.colour
+                    ),
                     key=arc,
                     default=points[:0],
                 )
@@ -373,7 +376,7 @@ def beyond_cover(paths: Sequence[Path], size: float, corner: tuple[float, float,
     return out
 
 
-def under(points: Floats, cover: Path, size: float) -> Floats:
+def under(points: Floats, path: Path, cover: Path, size: float, rgb: Rgb) -> Floats:
     """The part of `cover` on which a curve goes on that starts (backwards) at its first point; empty when it does not join it."""
     tip = points[0]
     far = np.hypot(*(cover.points - tip).T)
@@ -391,4 +394,34 @@ def under(points: Floats, cover: Path, size: float) -> Floats:
         m = float(np.hypot(*ahead))
         if m > 3 and float(-(back @ ahead)) / (n * m) > math.cos(0.2):
             return way
+        shown = at_rims(way, path, cover, size, rgb)
+        part = way[: len(way) if shown.all() else int(np.argmin(shown))]
+        if arc(part) > 0.05 * size:
+            return part
     return points[:0]
+
+
+def at_rims(way: Floats, path: Path, cover: Path, size: float, rgb: Rgb) -> Mask:
+    """Where along a stretch of `cover` the colour of `path` is seen beside it: two strokes never lie quite on each other.
+
+    The ink across the way is what of the two colours and of black (the grid) together make it.
+    """
+    if len(way) < 8:
+        return np.zeros(len(way), np.bool_)
+    paper = np.percentile(rgb[::4, ::4].reshape(-1, 3), 80, axis=0)
+    # What lies on top is pure in its middle.
+    own, other = (paper - np.median(at_points(rgb, p.points), axis=0) for p in (path, cover))
+    basis = np.column_stack([own, other, np.full(3, 255.0)])
+    # The colour must not be a mixture of the others.
+    unit = basis / np.maximum(np.linalg.norm(basis, axis=0), 1e-9)
+    if abs(float(np.linalg.det(unit))) < 0.1:
+        return np.zeros(len(way), np.bool_)
+    ahead = np.gradient(way, axis=0)
+    normal = np.c_[-ahead[:, 1], ahead[:, 0]] / np.maximum(np.hypot(ahead[:, 0], ahead[:, 1]), 1e-9)[:, None]
+    offsets = np.arange(-round(0.5 * cover.width + 2), round(0.5 * cover.width + 2) + 1.0)
+    across = paper - at_points(rgb, way[:, None] + offsets[None, :, None] * normal[:, None])
+    seen = (across.sum(axis=1) @ np.linalg.inv(basis).T)[:, 0]
+    # For a bit they may lie on each other after all.
+    half = round(0.03 * size)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(seen, half, mode="edge"), 2 * half + 1)
+    return np.asarray(np.median(around, axis=1) > 0.2, np.bool_)

@@ -16,6 +16,7 @@ from adapters.curves.ink import (
     framed,
     gathered,
     lab_to_rgb,
+    lettered,
     palette,
     plot_area,
     side_rests,
@@ -45,6 +46,7 @@ class Scene:
     painted: Mask
     """Ink of all colours but black."""
     text: Mask
+    texts: Sequence[Box]
     samples: Mask
     covered: Mask
     origin: tuple[int, int]
@@ -91,6 +93,7 @@ def layers_of(
         grey,
         painted,
         text,
+        texts,
         samples,
         text_mask((h, w), covers, origin, 0),
         origin,
@@ -185,7 +188,7 @@ def layer_of(
         edge[cleared:-cleared, cleared:-cleared] = False
         bare &= ~edge
     bare = (
-        without_letters(bare, text)
+        without_letters(bare, text_mask((h, w), lettered(mask, scene.ink, scene.texts, scene.origin), scene.origin, 1))
         if chromatic
         else without_text(without_boxes(bare, text, stroke_width(bare)), text, stroke_width(bare & ~text))
         & ~boxes_around(bare, text, stroke_width(bare))
@@ -205,4 +208,4 @@ def layer_of(
     if chromatic:
         bare = without_mixed(bare, scene.painted & ~mask, thick)
     bare = without_specks(bare & ~side_rests(bare, cleared, thick), max(2, round(0.6 * thick)))
-    return Layer(bare, hidden, scene.ink, text, colour, chromatic, scene.origin, thick, cleared)
+    return Layer(bare, hidden, scene.ink, text, colour, chromatic, scene.origin, thick, cleared, scene.strength)

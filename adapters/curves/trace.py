@@ -191,7 +191,7 @@ def trace_layer(layer: Layer, size: float, work: Work) -> list[Path]:
         add(both_ways(ground, x, y, way, 0.0, pen, work.guesses), dashed=True)
         explained(ground, np.array([[x, y], [x + 1, y]]), 0.2)
     work.cut |= work.guesses <= 0
-    return side_by_side(swapped(led_through(paths, layer)), ground.strip, layer)
+    return side_by_side(swapped(led_through(paths, layer), layer.tone), ground.strip, layer)
 
 
 def trace(

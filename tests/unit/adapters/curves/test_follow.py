@@ -164,6 +164,20 @@ def test_ends_are_exchanged_where_that_makes_both_curves_smooth() -> None:
     assert np.array_equal(kept[0], rising) and np.array_equal(kept[1], falling)
 
 
+def test_a_stroke_stays_as_dark_as_it_was() -> None:
+    """Two curves that touch and part, or cross at a small angle: the shades of a grey picture tell which."""
+    x = np.linspace(20, 400, 380)
+    upper, lower = (np.c_[x, 150 + s * 0.0015 * (x - 210) ** 2] for s in (-1, 1))
+    for dark_crosses in (False, True):
+
+        def tone(points: np.ndarray, *, dark_crosses: bool = dark_crosses) -> float:
+            above = float(points[:, 1].mean()) < 150
+            return 200.0 if above == (not dark_crosses or float(points[:, 0].mean()) < 210) else 120.0
+
+        ways = swapped([Path(w, width=THICK) for w in (upper, lower)], tone)
+        assert (off(ways[0].points, upper) < 3) == (not dark_crosses)
+
+
 def test_three_bent_curves_through_one_point_get_their_rests_back_together() -> None:
     x = np.linspace(20, 400, 380)
     bent = 270 - 240 * (1 - np.exp(-(x - 20) / 90))

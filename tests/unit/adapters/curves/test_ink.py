@@ -15,7 +15,7 @@ from adapters.curves.ink import (
 from adapters.curves.layers import layers_of
 from adapters.curves.shapes import Box, Frame, Rgb
 
-RED, BLUE = (200, 20, 20), (31, 119, 180)
+RED, BLUE, BLACK = (200, 20, 20), (31, 119, 180), (0, 0, 0)
 
 
 def plot() -> Rgb:
@@ -151,3 +151,16 @@ def test_a_fine_grid_hides_no_thick_curve_but_one_as_fine_as_itself() -> None:
         (layer,) = layers_of(image, Frame(Box(40, 20, 580, 380)), None, None, (), 0.0)
         assert abs(layer.thick - thick) < 3
         assert bool(layer.hidden[5:-5, 5:-5].any()) == hides
+
+
+def test_ink_of_a_colour_in_a_text_of_another_is_a_curves() -> None:
+    """The box of a text is larger than the text, and has the ends of curves in it; letters of their colour are no curves."""
+    box, frame = Box(80, 250, 190, 310), Frame(Box(50, 40, 550, 380))
+    for colour, stays in ((BLACK, True), (RED, False)):
+        image = np.full((420, 600, 3), 255, np.uint8)
+        cv2.rectangle(image, (50, 40), (550, 380), BLACK, 2)
+        cv2.polylines(image, [np.array([(200, 260), (540, 80)])], False, RED, 4)
+        cv2.line(image, (90, 304), (112, 296), RED, 3)
+        cv2.putText(image, "TJ = 25 C", (86, 278), cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, 2)
+        layer = next(q for q in layers_of(image, frame, None, None, [box], 0.0) if q.chromatic)
+        assert bool(layer.mask[255:265, 42:60].any()) == stays

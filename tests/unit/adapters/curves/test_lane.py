@@ -1,6 +1,7 @@
 """One colour, one curve: what the cheapest way gets over, and what it must not take for one curve."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -12,7 +13,8 @@ from adapters.curves.trace import trace
 
 WIDE, HIGH, THICK = 400, 300, 4
 SIZE = float(np.hypot(WIDE, HIGH))
-RED, BLACK = (200, 20, 20), (0, 0, 0)
+RED, BLUE, BLACK = (200, 20, 20), (20, 20, 200), (0, 0, 0)
+PAPER = np.full((HIGH, WIDE, 3), 255, np.uint8)
 AT = np.arange(20.0, 380.0)
 PEAK = 250 - 200 * np.exp(-(((AT - 200) / 35) ** 2))
 
@@ -99,7 +101,7 @@ def path_of(points: np.ndarray, colour: tuple[int, int, int]) -> Path:
 def test_a_curve_that_joins_another_goes_on_under_it() -> None:
     y = 100 + 0.2 * AT
     whole, joining = path_of(np.c_[AT, y], RED), path_of(np.c_[AT[:200], y[:200] + 1], (20, 20, 200))
-    _, longer = beyond_cover([whole, joining], SIZE, (0, 0, WIDE, HIGH))
+    _, longer = beyond_cover([whole, joining], SIZE, 0, WIDE, PAPER)
     assert longer.points[-1][0] > 370
 
 
@@ -107,15 +109,52 @@ def test_a_black_curve_goes_on_under_a_coloured_one_and_under_what_that_one_goes
     y = 100 + 0.1 * AT
     red, blue = path_of(np.c_[AT, y], RED), path_of(np.c_[AT[120:], y[120:] + 1], (20, 20, 200))
     black = path_of(np.c_[AT[200:], y[200:] + 2], BLACK)
-    _, _, longer = beyond_cover([red, blue, black], SIZE, (0, 0, WIDE, HIGH))
+    _, _, longer = beyond_cover([red, blue, black], SIZE, 0, WIDE, PAPER)
     assert longer.points[:, 0].min() < 30
 
 
 def test_a_curve_that_ends_at_another_which_crosses_its_way_stays() -> None:
     crossing = path_of(np.c_[np.full(200, 210.0), np.arange(50.0, 250.0)], RED)
     ending = path_of(np.c_[AT[:190], 0 * AT[:190] + 150], (20, 20, 200))
-    _, same = beyond_cover([crossing, ending], SIZE, (0, 0, WIDE, HIGH))
+    _, same = beyond_cover([crossing, ending], SIZE, 0, WIDE, PAPER)
     assert len(same.points) == len(ending.points)
+
+
+def test_a_curve_goes_on_under_another_as_far_as_its_colour_shows_beside_it() -> None:
+    """As curves of gate charge do, which rise together and part at the end of the plateau."""
+    rising = np.array([(20, 280), (80, 180), (200, 170)], np.float64)
+    whole = np.concatenate([rising, [(240, 168), (380, 40)]])
+    other = np.concatenate([rising, [(330, 40)]]) - (0, 0.6)
+    branch = np.linspace(other[2] + (3, -3), other[3], 150)
+    red, blue = (
+        path_of(np.concatenate([np.linspace(a, b, 150) for a, b in pairwise(whole)]), RED),
+        path_of(branch, BLUE),
+    )
+
+    def longer(*strokes: tuple[np.ndarray, tuple[int, int, int]]) -> np.ndarray:
+        picture = PAPER.copy()
+        cv2.line(picture, (0, 178), (WIDE, 178), BLACK, 1)
+        for points, colour in strokes:
+            cv2.polylines(picture, [np.round(points * 16).astype(np.int32)], False, colour, 3, cv2.LINE_AA, 4)
+        return beyond_cover([red, blue], SIZE, 0, WIDE, picture)[1].points
+
+    assert error(replace(blue, points=longer((other, BLUE), (whole, RED))), other[:, 0], other[:, 1]) < 5
+    assert np.array_equal(longer((branch, BLUE), (whole, RED)), branch), "it may begin there"
+
+
+def test_a_curve_that_comes_down_to_the_frame_goes_on_under_one_that_runs_along_it() -> None:
+    along = path_of(np.c_[AT, 0 * AT + 297], RED)
+    level = path_of(np.c_[AT[150:], 297 - 0.01 * (AT[150:] - AT[150]) ** 2], BLUE)
+    _, longer = beyond_cover([along, level], SIZE, 0, WIDE, PAPER)
+    assert float(longer.points[:, 0].min()) < 25
+
+
+def test_a_coloured_curve_that_ends_under_a_label_at_the_frame_goes_on_to_the_frame() -> None:
+    text = np.zeros((HIGH, WIDE), np.bool_)
+    text[130:170, 350:] = True
+    layer = layer_of(np.c_[AT[:330], 150 + 0 * AT[:330]])
+    path = sole_curve(replace(layer, text=text), SIZE)
+    assert path is not None and float(path.points[:, 0].max()) > WIDE - 3
 
 
 def test_a_pointer_from_text_to_a_coloured_curve_is_no_curve() -> None:
