@@ -87,7 +87,7 @@ def under_text(points: Floats, layer: Layer) -> Floats:
         (side - e) / v for e, v, far in zip(end, d, (w - 1, h - 1), strict=True) for side in (0, far) if abs(v) > 0.02
     ]
     way = min((t for t in ways if t > 0), default=math.inf)
-    if way > 0.12 * math.hypot(w, h):
+    if way > 0.2 * math.hypot(w, h):
         return points
     along = end + np.arange(1, way)[:, None] * d
     if float((~at_points(layer.text, along)).sum()) > layer.rim + 4 + layer.thick:

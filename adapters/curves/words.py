@@ -223,6 +223,10 @@ def holds(box: Box, small: Box) -> bool:
     return box.x0 < small.cx < box.x1 and box.y0 < small.cy < box.y1
 
 
+EQUALS = ("=", "＝", "二", "ニ")
+"""What an equals sign is read as when it stands alone: two bars are a numeral and a letter elsewhere."""
+
+
 def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader, labels: Sequence[Word] = ()) -> list[Word]:
     """Read boxes; tall narrow ones are turned a quarter first. Of a page full of text only the shortest are read: names are short.
 
@@ -242,7 +246,7 @@ def read_boxes(rgb: Rgb, boxes: Sequence[Box], read: Reader, labels: Sequence[Wo
             owner.append((i, False))
     words = read(crops)
     return [word for _, word in known if word is not None] + [
-        Word(text.strip(), boxes[i], score, upright)
+        Word("=" if text.strip() in EQUALS else text.strip(), boxes[i], score, upright)
         for (i, upright), (text, score) in zip(owner, words, strict=True)
         if text.strip()
     ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from adapters.curves.names import in_order, legend_of, named, sample_area, tidy, without_remarks
 from adapters.curves.shapes import Box, Frame, Path, Rgb, Word
-from adapters.curves.words import equations_joined
+from adapters.curves.words import equations_joined, read_boxes
 
 FRAME = Frame(Box(50, 20, 580, 380))
 RED, BLUE, GREEN = (200, 20, 20), (20, 20, 200), (20, 140, 20)
@@ -288,6 +288,14 @@ def test_what_the_detector_parted_at_an_equals_sign_is_one_word() -> None:
         (word("VGS", 100, 160), word("= 7 V", 260, 300)),
     ):
         assert len(equations_joined([first, second])) == 2
+
+
+def test_an_equals_sign_alone_is_read_as_one() -> None:
+    boxes = [Box(100, 100, 120, 120), Box(124, 104, 140, 116), Box(144, 100, 200, 120)]
+    words = read_boxes(
+        np.full((200, 300, 3), 255, np.uint8), boxes, lambda _: [("TJ", 0.6), ("二", 0.8), ("25 C", 0.9)]
+    )
+    assert [w.text for w in equations_joined(words)] == ["TJ = 25 C"]
 
 
 def test_numbers_right_of_the_plot_are_no_legend_though_grid_lines_lead_to_them() -> None:
