@@ -29,21 +29,22 @@ def along_frame(points: Floats, layer: Layer) -> Floats:
         d = points[0] - points[min(len(points) - 1, max(12, int(0.03 * w)))]
         if edge is not None and abs(d[0]) > 3 and abs(d[1]) < 0.25 * abs(d[0]):
             target = 0.0 if d[0] < 0 else w - 1.0
-            if abs(target - end[0]) > 2 and edge > 0 and rides(layer, end[0], target):
+            if abs(target - end[0]) > 2 and rides(layer, end[0], target, upper=edge == 0):
                 points = np.concatenate([[[target, edge]], [[end[0] + 0.3 * (target - end[0]), edge]], points])
         if side:
             points = points[::-1]
     return points
 
 
-def rides(layer: Layer, start: float, stop: float) -> bool:
-    """True when the lower side of the frame is thicker between two columns than a bare side is."""
-    h = layer.weak.shape[0]
-    runs = run_through(layer.weak[max(0, h - 40) :], min(h, 40) - 1)
-    bare = run_through(np.ascontiguousarray(layer.weak[:40][::-1]), min(h, 40) - 1)
+def rides(layer: Layer, start: float, stop: float, *, upper: bool = False) -> bool:
+    """True when a side of the frame is thicker between two columns than a bare side is."""
+    weak, mask = (layer.weak, layer.mask) if upper else (layer.weak[::-1], layer.mask[::-1])
+    deep = min(len(weak), 40)
+    runs = run_through(weak[:deep], 0)
+    bare = run_through(np.ascontiguousarray(weak[::-1][:deep]), 0)
     lo, hi = sorted((round(start), round(stop)))
-    # Where another curve is seen just above the side, its thickness tells nothing.
-    seen = layer.mask[max(0, round(h - layer.rim - layer.thick - 4)) :, lo : hi + 1].any(axis=0)
+    # Where another curve is seen beside the side, its thickness tells nothing.
+    seen = mask[: round(layer.rim + layer.thick + 4), lo : hi + 1].any(axis=0)
     part = runs[lo : hi + 1][~seen]
     usual = min(float(np.percentile(runs, 20)), float(np.median(bare)))
     return len(part) > 0.3 * (hi - lo) and float(np.median(part)) >= usual + 1

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adapters.curves.ends import along_lines, along_others, rides
+from adapters.curves.ends import along_frame, along_lines, along_others, rides
 from adapters.curves.join import joined, over_the_top
 from adapters.curves.no_curves import fine, hugs_frame, with_own_ink
 from adapters.curves.shapes import Box, Path
 from adapters.curves.trace import trace, trace_layer
 from adapters.curves.ways import curls, plumb
 from adapters.curves.work import Work
-from tests.layers import HIGH, NOTHING, RIM, SIZE, THICK, X, covering, drawn, layer_of, line, path_of
+from tests.layers import HIGH, NOTHING, RIM, SIZE, THICK, WIDE, X, covering, drawn, layer_of, line, path_of
 
 
 def test_a_fine_pointer_from_a_label_over_a_curve_to_another_is_no_curve() -> None:
@@ -169,6 +169,20 @@ def test_a_curve_does_not_go_on_under_the_frame_because_another_one_is_seen_ther
     ridden = frame.copy()
     ridden[-6:, :300] = True
     assert rides(layer_of(NOTHING, weak=ridden), 300, 0)
+
+
+def test_a_curve_that_runs_flat_into_a_side_of_the_frame_goes_on_under_it_where_that_is_thicker() -> None:
+    """As thermal impedances do, which end at one, the upper side of their plots."""
+    curve = np.c_[X[X < 350], HIGH - 1 - 0.004 * (350 - X[X < 350]) ** 2]
+    frame = NOTHING.copy()
+    frame[-3:], frame[:3] = True, True
+    ridden = frame.copy()
+    ridden[-6:, 340:] = True
+    for upper in (False, True):
+        points = np.c_[curve[:, 0], HIGH - 1 - curve[:, 1]] if upper else curve
+        for weak, end in ((frame, 350), (ridden, WIDE - 1)):
+            layer = layer_of(NOTHING, weak=weak[::-1] if upper else weak)
+            assert float(along_frame(points, layer)[:, 0].max()) == pytest.approx(end, abs=3)
 
 
 def merging(end: float) -> list[Path]:
