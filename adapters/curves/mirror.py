@@ -30,6 +30,7 @@ def mirrored(layer: Layer) -> Layer:
         hidden=turned(layer.hidden),
         weak=turned(layer.weak),
         text=turned(layer.text),
+        strength=None if layer.strength is None else np.ascontiguousarray(layer.strength[:, ::-1]),
     )
 
 
