@@ -15,17 +15,17 @@ from adapters.curves.shapes import Axis, Mask, Path
 from adapters.curves.ways import at_points
 
 WEIGHTS: dict[str, float] = {
-    "bias": 3.333,
+    "bias": 3.102,
     "axes": 0.0,
-    "unexplained": -6.224,
-    "gaps": -0.32,
-    "doubt": -0.503,
-    "crowd": -0.973,
-    "ends": -0.856,
+    "unexplained": -5.553,
+    "gaps": -0.243,
+    "doubt": -0.108,
+    "crowd": -0.786,
+    "ends": -0.787,
     "black": 0.0,
-    "unsupported": -3.207,
-    "shared": -1.795,
-    "mirror": -3.0,
+    "unsupported": -2.941,
+    "shared": -1.354,
+    "mirror": -2.373,
 }
 
 DOUBTFUL_AXES = 0.25
