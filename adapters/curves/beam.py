@@ -6,7 +6,6 @@ Nothing here is random, and nothing looks at a clock: the same ink gives the sam
 """
 
 import math
-from functools import lru_cache
 
 import numpy as np
 
@@ -233,19 +232,3 @@ def walk(
         points[i, 0], points[i, 1], on_ink[i] = past_x[i, at], past_y[i, at], past_ink[i, at]
         at = past_parent[i, at]
     return points, on_ink, doubt, looked
-
-
-@lru_cache(maxsize=1)
-def ready() -> None:
-    """Have the machine code, made or loaded, before the first picture: as the models of the text are."""
-    blank = np.zeros((8, 8))
-    walk(
-        blank,
-        np.zeros((8, 8), np.bool_),
-        blank,
-        np.zeros((8, 8), np.bool_),
-        0.0,
-        (4.0, 4.0, 0.0, 0.0),
-        (1.0, 8.0, 3.0, 4),
-        1,
-    )

@@ -3,14 +3,17 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal, Protocol, cast
 
+import cv2
 import numpy as np
 
-from adapters.curves import beam, grid
 from adapters.curves.calibrate import Calibration, calibrate, calibrate_frame, coloured, second_axis
 from adapters.curves.check import chance, features
 from adapters.curves.frame import corners, drawn, find_frames
+from adapters.curves.grid import bridged
+from adapters.curves.ink import Layer
 from adapters.curves.lane import beyond_cover, sole_curve, without_hems, without_pointer_paths
 from adapters.curves.layers import layers_of
 from adapters.curves.legacy import scan
@@ -261,12 +264,21 @@ def with_ticks(axis: Axis, found: Axis | None) -> Axis:
     return Axis(axis.scale, axis.p0, axis.p1, axis.v0, axis.v1, found.ticks, 0.0, 1.0)
 
 
+@lru_cache(maxsize=1)
+def ready() -> None:
+    """Have the machine code of the steps, made or loaded, before the first picture: as the models of the text are."""
+    line = np.zeros((80, 80), np.uint8)
+    cv2.line(line, (4, 4), (76, 76), 1, 3)
+    ink, none = line > 0, np.zeros(line.shape, np.bool_)
+    bridged(ink, ink, [(0.0, 3)])
+    trace([Layer(ink, none, ink, none, (0, 0, 0), False, (0, 0), 3.0)], 113.0)
+
+
 def extract(data: bytes | Rgb, options: Options | None = None, engine: TextEngine | None = None) -> Extraction:
     """Axes and curves of a picture of one plot; for PDFs see `document.read`. Raises NotReadable for what is no picture."""
     options = options or Options()
     text: TextEngine = engine or own_engine()
-    beam.ready()
-    grid.ready()
+    ready()
     read = remembering(text.read)
     times: dict[str, float] = {}
     last = time.perf_counter()

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from adapters.curves.beam import walk
-from adapters.curves.kit import connected
+from adapters.curves.kit import compiled, connected
 from adapters.curves.shapes import Floats, Mask
 
 UNBOUND = 10**12
@@ -118,17 +118,25 @@ def unfolded(trail: Trail, thick: float) -> Trail:
     apart = max(3, round(4 * thick / 3))
     d = np.gradient(points, axis=0)
     d = d / np.maximum(np.hypot(d[:, 0], d[:, 1]), 1e-9)[:, None]
+    turn = turning(points, d, 0.7 * thick + 0.5, apart)
+    return trail if turn < 0 else Trail(points[: turn + 1], trail.inked[: turn + 1], trail.doubt, trail.looked)
+
+
+@compiled
+def turning(points: Floats, d: Floats, near: float, apart: int) -> int:
+    """Where a way whose unit directions are `d` turns to come back on its own ink; -1 where it does not."""
     run = 0
-    for i in range(apart, n):
-        before = points[: i - apart + 1]
-        near = np.hypot(*(before - points[i]).T) < 0.7 * thick + 0.5
-        near &= d[: i - apart + 1] @ d[i] < -0.8
+    for i in range(apart, len(points)):
+        back = -1
+        for k in range(i - apart + 1):
+            away = math.hypot(points[k, 0] - points[i, 0], points[k, 1] - points[i, 1])
+            if away < near and d[k, 0] * d[i, 0] + d[k, 1] * d[i, 1] < -0.8:
+                back = k
         # The flanks of a narrow peak part soon; who comes back stays on the same ink.
-        run = run + 1 if near.any() else 0
+        run = run + 1 if back >= 0 else 0
         if run >= 9:
-            turn = (int(np.nonzero(near)[0][-1]) + i) // 2
-            return Trail(points[: turn + 1], trail.inked[: turn + 1], trail.doubt, trail.looked)
-    return trail
+            return (back + i) // 2
+    return -1
 
 
 def unreversed(trail: Trail, thick: float) -> Trail:

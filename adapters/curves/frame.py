@@ -1,12 +1,23 @@
 """Where the plot is: long straight strokes, and the rectangle that best explains where they start and end."""
 
 import itertools
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
 from adapters.curves.kit import connected, seen_along
 from adapters.curves.shapes import Box, Floats, Frame, Grey, Line, Mask
+
+
+def pieces(mask: Mask) -> Iterator[tuple[int, int, Mask]]:
+    """Connected pieces, each with the column and row where it begins. Looked for in the rows that have any: they are few."""
+    full = np.flatnonzero(np.diff(np.r_[False, mask.any(axis=1), False]))
+    for top, bottom in zip(full[::2].tolist(), full[1::2].tolist(), strict=True):
+        count, labels, stats, _ = connected(mask[top:bottom])
+        for i in range(1, count):
+            x, y, w, h, _ = (int(v) for v in stats[i])
+            yield x, top + y, labels[y : y + h, x : x + w] == i
 
 
 def strokes(ink: Grey, level: float, length: int, *, upright: bool) -> list[Line]:
@@ -19,13 +30,11 @@ def strokes(ink: Grey, level: float, length: int, *, upright: bool) -> list[Line
     opened = np.asarray(
         cv2.morphologyEx(opened, cv2.MORPH_CLOSE, np.ones((1, max(3, length // 6)), np.uint8)), np.uint8
     )
-    count, labels, stats, _ = connected(opened > 0)
     found: list[Line] = []
-    for i in range(1, count):
-        x, y, w, h, area = (int(v) for v in stats[i])
+    for x, y, part in pieces(opened > 0):
+        h, w = part.shape
         if w < length:
             continue
-        part = labels[y : y + h, x : x + w] == i
         if h > 3:
             # A curve's flat piece may hang on a grid line: the line is the row with the most ink.
             rows = part.sum(axis=1)
@@ -39,7 +48,7 @@ def strokes(ink: Grey, level: float, length: int, *, upright: bool) -> list[Line
             at, thick = y + (lo + hi) / 2, float(hi - lo + 1)
             cover = float(part[lo : hi + 1].any(axis=0).sum()) / (x1 - x0 + 1)
         else:
-            x0, x1, at, thick = x, x + w - 1, y + (h - 1) / 2, area / w
+            x0, x1, at, thick = x, x + w - 1, y + (h - 1) / 2, float(part.sum()) / w
             cover = float(part.any(axis=0).sum()) / w
         if x1 - x0 >= length:
             found.append(Line(at, x0, x1, thick, cover))

@@ -7,7 +7,6 @@ direction. What runs along a line shows as more ink than the line has by itself.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -227,12 +226,6 @@ def bridged(mask: Mask, bare: Mask, strokes: Sequence[tuple[float, int]]) -> Mas
         else:
             bridge(x, y, bare, slope, least, flat)
     return (flat | steep.T) & mask
-
-
-@lru_cache(maxsize=1)
-def ready() -> None:
-    """Have the machine code before the first picture."""
-    bridged(np.ones((8, 8), np.bool_), np.ones((8, 8), np.bool_), [(0.0, 3)])
 
 
 @compiled

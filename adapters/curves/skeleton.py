@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from adapters.curves.kit import connected, skeleton_of
+from adapters.curves.kit import compiled, connected, skeleton_of
 from adapters.curves.shapes import Floats, Ints, Mask
 from adapters.curves.ways import arc
 from adapters.curves.work import Work
@@ -74,7 +74,7 @@ def skeleton_graph(mask: Mask, thick: float, work: Work) -> Graph:
         index = order[bounds[i - 1] : bounds[i]]
         points = ordered(np.c_[xs[index], ys[index]].astype(np.int64))
         ends: list[int] = []
-        for p, q in ((points[0], points[-1]), (points[-1], points[0])):
+        for p in (points[0], points[-1]):
             x, y = int(p[0]), int(p[1])
             window = knots[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
             touching = sorted(set(window[window > 0].tolist()))
@@ -88,7 +88,6 @@ def skeleton_graph(mask: Mask, thick: float, work: Work) -> Graph:
             else:
                 ends.append(nodes)
                 nodes += 1
-            del q
         body = points.astype(np.float64)
         parts = [body]
         if ends[0] < count:
@@ -100,39 +99,42 @@ def skeleton_graph(mask: Mask, thick: float, work: Work) -> Graph:
     return graph
 
 
+AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1)])
+"""Neighbours of a pixel, the straight ones first: a chain goes round its corners."""
+
+
 def ordered(points: Ints) -> Ints:
     """Pixels of a chain in walking order."""
     if len(points) < 3:
         return points
-    left = {(int(x), int(y)) for x, y in points}
+    corner = points.min(axis=0) - 1
+    wide, high = points.max(axis=0) - corner + 2
+    left = np.zeros((high, wide), np.bool_)
+    x, y = (points - corner).T
+    left[y, x] = True
+    near = np.sum([left[y + b, x + a] for a, b in AROUND.tolist()], axis=0)
+    # A chain without ends is a ring: anywhere will do.
+    begin = int(np.argmax(near <= 1))
+    return walked(left, int(x[begin]), int(y[begin]), AROUND) + corner
 
-    def around(p: tuple[int, int]) -> list[tuple[int, int]]:
-        x, y = p
-        return [
-            q
-            for q in (
-                (x + 1, y),
-                (x - 1, y),
-                (x, y + 1),
-                (x, y - 1),
-                (x + 1, y + 1),
-                (x - 1, y - 1),
-                (x + 1, y - 1),
-                (x - 1, y + 1),
-            )
-            if q in left
-        ]
 
-    start = next((p for p in left if len(around(p)) <= 1), next(iter(left)))
-    out = [start]
-    left.discard(start)
-    while True:
-        step = around(out[-1])
-        if not step:
-            break
-        out.append(step[0])
-        left.discard(step[0])
-    return np.array(out, np.int64)
+@compiled
+def walked(left: Mask, x: int, y: int, around: Ints) -> Ints:
+    """Pixels of `left` from neighbour to neighbour, each once, until there is none; they are taken out of it."""
+    out = np.zeros((left.sum(), 2), np.int64)
+    count = 0
+    going = True
+    while going:
+        out[count, 0], out[count, 1] = x, y
+        count += 1
+        left[y, x] = False
+        going = False
+        for k in range(len(around)):
+            if left[y + around[k, 1], x + around[k, 0]]:
+                x, y = x + around[k, 0], y + around[k, 1]
+                going = True
+                break
+    return out[:count]
 
 
 def prune(graph: Graph, least: float) -> None:

@@ -60,13 +60,17 @@ def letter_height(boxes: Sequence[Box], wide: int) -> float:
     return float(np.median(heights)) if len(heights) >= 2 else 0.0
 
 
+def middle(row: Sequence[Box]) -> float:
+    return sum(b.cy for b in row) / len(row)
+
+
 def rows_of(boxes: Sequence[Box], letter: float) -> list[list[Box]]:
     """Pieces of ink sorted into lines of text: full letters make the lines, dots and dashes join the nearest."""
     full = sorted((b for b in boxes if b.height + 1 > 0.6 * letter), key=lambda b: b.cy)
     rows: list[list[Box]] = []
     for b in full:
         for row in rows:
-            if abs(b.cy - float(np.mean([q.cy for q in row]))) < 0.55 * letter:
+            if abs(b.cy - middle(row)) < 0.55 * letter:
                 row.append(b)
                 break
         else:
@@ -74,8 +78,8 @@ def rows_of(boxes: Sequence[Box], letter: float) -> list[list[Box]]:
     for b in boxes:
         if b.height + 1 > 0.6 * letter:
             continue
-        best = min(rows, key=lambda row: abs(b.cy - float(np.mean([q.cy for q in row]))), default=None)
-        if best is not None and abs(b.cy - float(np.mean([q.cy for q in best]))) < 0.8 * letter:
+        best = min(rows, key=lambda row: abs(b.cy - middle(row)), default=None)
+        if best is not None and abs(b.cy - middle(best)) < 0.8 * letter:
             best.append(b)
     return overlapping_joined(rows)
 
