@@ -49,13 +49,13 @@ def mirrored_points(points: Floats, layer: Layer) -> Floats:
     return np.column_stack([axis_of(layer) - points[:, 0], points[:, 1]])
 
 
-def agreement(paths: Sequence[Path], again: Sequence[Floats], size: float) -> float:
+def agreement(paths: Sequence[Path], again: Sequence[Path], size: float) -> float:
     """How far two readings of a layer agree, 0-1: the part of all their curves that the other one has as well."""
     if not paths and not again:
         return 1.0
     if not paths or not again:
         return 0.0
-    one, other = [evenly(p.points, 120) for p in paths], [evenly(q, 120) for q in again]
+    one, other = [evenly(p.points, 120) for p in paths], [evenly(p.points, 120) for p in again]
     apart = np.array([[distance(a, b) for b in other] for a in one])
     met = sum(apart[i, j] < SAME * size for i, j in pairs(np.minimum(apart, size)))
     return 2 * met / (len(one) + len(other))

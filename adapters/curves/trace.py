@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from adapters.curves.bundles import side_by_side
+from adapters.curves.check import chance, features
 from adapters.curves.dashes import dashes_joined, filled_markers
 from adapters.curves.ends import along_frame, along_lines, along_others, leaves, to_border, without_borrowed_tails
 from adapters.curves.exchange import led_through, swapped
@@ -223,7 +224,8 @@ def trace(
 
 
 def read_twice(layer: Layer, size: float, texts: Sequence[Box], work: Work) -> list[Path]:
-    """Curves of one layer, each with how far the layer looks the same in a mirror, 0-1 (`mirror` in its details).
+    """Curves of one layer, each with how far the layer looks the same in a mirror, 0-1 (`mirror` in its details). Of two readings
+    that differ it is the likelier one.
 
     Ink that has cost much is not read again: then nothing speaks for what was found.
     """
@@ -233,9 +235,17 @@ def read_twice(layer: Layer, size: float, texts: Sequence[Box], work: Work) -> l
     alike = 0.0
     if not work.cut and spent < MOST_GUESSES / 4:
         once_more = replace(work, guesses=2 * spent + A_LITTLE)
-        again = curves_of(mirrored(layer), size, mirrored_boxes(texts, layer), once_more)
-        alike = agreement(paths, [mirrored_points(p.points, layer) for p in again], size)
+        turned = curves_of(mirrored(layer), size, mirrored_boxes(texts, layer), once_more)
+        again = [replace(p, points=mirrored_points(p.points, layer)) for p in turned]
+        alike = agreement(paths, again, size)
+        if alike < 1 and likely(again, layer) > likely(paths, layer):
+            paths = again
     return [replace(p, details=p.details | {"mirror": alike}) for p in paths]
+
+
+def likely(paths: Sequence[Path], layer: Layer) -> float:
+    """How likely it is that these are the layer's curves, as far as its ink tells."""
+    return chance(features(None, None, paths, [layer]) | {"axes": 0.0})
 
 
 def curves_of(layer: Layer, size: float, texts: Sequence[Box], work: Work) -> list[Path]:

@@ -1,6 +1,7 @@
 """What is read otherwise in a mirror is doubted."""
 
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -60,7 +61,7 @@ def test_a_mirror_turns_the_ink_and_its_points_alike() -> None:
 )
 def test_two_readings_agree_as_far_as_they_have_the_same_curves(again: list[np.ndarray], alike: float) -> None:
     found = [Path(wave(100)), Path(wave(200))]
-    assert agreement(found, again, SIZE) == pytest.approx(alike)
+    assert agreement(found, [Path(points) for points in again], SIZE) == pytest.approx(alike)
 
 
 def test_nothing_read_twice_agrees() -> None:
@@ -85,6 +86,25 @@ def test_a_reading_that_depends_on_its_direction_is_doubted(monkeypatch: pytest.
     seen = features(axis, axis, [path], [layer(wave(100))])
     assert seen["mirror"] == 1.0
     assert chance(seen) < chance(seen | {"mirror": 0.0})
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_of_two_readings_that_which_explains_the_ink_is_taken(lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the two, the first or the one in the mirror, gives half of the curve only."""
+    plain = tracing.trace_layer
+    calls: list[Layer] = []
+
+    def losing(part: Layer, size: float, work: Work) -> list[Path]:
+        calls.append(part)
+        found = plain(part, size, work)
+        return [replace(p, points=p.points[: len(p.points) // 2]) for p in found] if len(calls) == lost + 1 else found
+
+    monkeypatch.setattr(tracing, "trace_layer", losing)
+    (path,) = trace([layer(wave(100))], SIZE)
+    assert len(calls) == 2
+    assert path.details["mirror"] == 0.0
+    assert np.ptp(path.points[:, 0]) == pytest.approx(np.ptp(X), abs=20)
+    assert path.points[:, 0].min() == pytest.approx(X[0] + ORIGIN[0], abs=20)
 
 
 def test_what_has_cost_much_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
