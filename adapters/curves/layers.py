@@ -39,7 +39,7 @@ class Scene:
     """What all layers of a plot share. Arrays have the plot's size."""
 
     strength: Floats
-    """How dark the ink is, 0-1 (more where it is darker than nearly all other)."""
+    """How dark the picture is, 0-1; 1 is the darkness of its blackest ink, but for a few pixels."""
     ink: Mask
     grey: Mask
     """Where the ink, or paper, has no colour."""
@@ -80,8 +80,10 @@ def layers_of(
     coloured, inks = inks_of(part, v, strength, weak_level, noise, text | samples)
     grey = ~coloured
     dark = strength[grey & (strength > 25)]
-    usual_dark = top if not inks else float(np.percentile(dark, 95)) if len(dark) > 50 else 110.0 / 0.42
-    black = (grey & (strength > max(0.42 * usual_dark, weak_level)), (0, 0, 0), False)
+    level = 0.42 * top
+    if inks:
+        level = 0.42 * float(np.percentile(dark, 95)) if len(dark) > 50 else 110.0
+    black = (grey & (strength > max(level, weak_level)), (0, 0, 0), False)
     masks = without_rims([*inks, black])
     painted = np.zeros((h, w), np.bool_)
     for mask, _, chromatic in masks:

@@ -57,7 +57,7 @@ def agreement(paths: Sequence[Path], again: Sequence[Path], size: float) -> floa
         return 0.0
     one, other = [evenly(p.points, 120) for p in paths], [evenly(p.points, 120) for p in again]
     apart = np.array([[distance(a, b) for b in other] for a in one])
-    met = sum(apart[i, j] < SAME * size for i, j in pairs(np.minimum(apart, size)))
+    met = sum(apart[i, j] < SAME * size for i, j in pairs(apart))
     return 2 * met / (len(one) + len(other))
 
 

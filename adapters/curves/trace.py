@@ -245,7 +245,9 @@ def read_twice(layer: Layer, size: float, texts: Sequence[Box], work: Work) -> l
 
 def likely(paths: Sequence[Path], layer: Layer) -> float:
     """How likely it is that these are the layer's curves, as far as its ink tells."""
-    return chance(features(None, None, paths, [layer]) | {"axes": 0.0})
+    # Under a text nothing is seen: that speaks against no curve that goes on there, and for none that stops.
+    seen = replace(layer, mask=layer.mask | layer.text)
+    return chance(features(None, None, paths, [seen]) | {"axes": 0.0})
 
 
 def curves_of(layer: Layer, size: float, texts: Sequence[Box], work: Work) -> list[Path]:

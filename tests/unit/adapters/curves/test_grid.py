@@ -91,6 +91,7 @@ def test_what_ends_at_the_border_of_the_picture_is_whole() -> None:
 def test_the_compiled_bridge_is_the_plain_one() -> None:
     mask, bare, _ = cut_stroke(8)
     x, y = np.nonzero(np.ascontiguousarray(mask.T))
+    # What numba makes of a function keeps the function itself, which its type does not say.
     plain: Callable[..., None] = bridge.py_func  # type: ignore[attr-defined]
     ours, theirs = np.zeros_like(mask), np.zeros_like(mask)
     for slope in (0.35, -0.35, 0.0):

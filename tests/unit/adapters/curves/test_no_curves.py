@@ -151,12 +151,16 @@ def test_a_level_curve_that_leaves_others_smoothly_is_no_rest_of_the_grid() -> N
     assert len(trace([layer_of(drawn(*((c, THICK) for c in curves)))], SIZE)) == 3
 
 
-def test_a_straight_curve_that_leaves_the_plot_under_a_text_goes_on_to_the_frame() -> None:
+@pytest.mark.parametrize(("deep", "leaves"), [(0.1, True), (0.16, True), (0.28, False)])
+def test_a_straight_curve_that_leaves_the_plot_under_a_text_goes_on_to_the_frame(deep: float, leaves: bool) -> None:
+    """`deep` is how far down the text reaches, as a part of the plot's diagonal: too far to say what a curve does behind it."""
     curve = line((100, 440), (260, 0))
-    text = covering(Box(150, 0, 300, 64))
+    low = deep * SIZE
+    text = covering(Box(150, 0, 300, low))
     found = trace([layer_of(drawn((curve, THICK)), text=text)], SIZE)
     assert len(found) == 1
-    assert found[0].points[np.argmin(found[0].points[:, 1])] == pytest.approx((260, 0), abs=3)
+    end = (260, 0) if leaves else (260 - low * 160 / 440, low)
+    assert found[0].points[np.argmin(found[0].points[:, 1])] == pytest.approx(end, abs=8)
 
 
 def test_a_curve_does_not_go_on_under_the_frame_because_another_one_is_seen_there() -> None:
